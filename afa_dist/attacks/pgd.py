@@ -1,0 +1,49 @@
+"""Projected gradient descent (Madry et al., arXiv 1706.06083), for any objective.
+
+Legend: B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from afa_dist.attacks.ball import Ball
+from afa_dist.distributed.randomness import SlicedRandom
+
+Objective = Callable[[torch.Tensor], torch.Tensor]
+"""Maps x_adv (B, C, H, W) to what the attacker wants large: one value per image, or their sum."""
+
+
+def pgd(
+    objective: Objective,
+    x_BCHW: torch.Tensor,
+    ball: Ball,
+    *,
+    steps: int,
+    step_size: float,
+    random: SlicedRandom | None = None,
+) -> torch.Tensor:
+    """Return x_adv in `ball` around `x_BCHW` after `steps` ascent steps on `objective`.
+
+    Only the input is differentiated; call it inside `attack_mode`, on the module without its DDP wrapper. Nothing is
+    synchronised with the host.
+
+    Args:
+        objective: see `Objective`; summed here, so an image's step does not depend on the batch size.
+        x_BCHW: clean images in [0, 1].
+        ball: threat model; eps 0 returns the images unchanged.
+        steps: number of gradient steps, >= 0.
+        step_size: length of a step on the pixel scale.
+        random: draws for the start point; None starts at the clean image.
+    """
+    x = x_BCHW.detach()
+    x_adv = x if random is None else ball.random_start(x, random)
+    for _ in range(steps):
+        x_adv = x_adv.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = objective(x_adv).sum()
+            (gradient,) = torch.autograd.grad(value, x_adv)
+        x_adv = ball.project(ball.ascend(x_adv.detach(), gradient, step_size), x)
+    return x_adv.detach()

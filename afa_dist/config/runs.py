@@ -1,0 +1,119 @@
+"""One root dataclass per job: a complete run specification."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from afa_dist.config.attack_names import parse_attack
+from afa_dist.config.fields import Section, section, setting
+from afa_dist.config.sections import (
+    CheckpointConfig,
+    ContrastiveAttackConfig,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimiserConfig,
+    ScalingConfig,
+    ScheduleConfig,
+    ThreatConfig,
+    TrackingConfig,
+    TrainAttackConfig,
+    ValidationConfig,
+)
+from afa_dist.distributed.randomness import SLICE
+from afa_dist.errors import Problem
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class BaseRun(Section):
+    """What every job has."""
+
+    name: str = setting("run", "name of the run; its directory is runs_dir/name")
+    runs_dir: str = setting("runs", "folder that holds run directories")
+    seed: int = setting(0, "seed of everything random", ge=0)
+    scaling: ScalingConfig = section(ScalingConfig, "on what it runs")
+
+    def problems(self) -> Iterator[Problem]:
+        bad = self.name in ("", ".", "..") or any(part in ("", "..") for part in self.name.split("/"))
+        if bad or "\\" in self.name:
+            yield Problem("name", f"{self.name!r} cannot be a folder's name; use letters, digits, '-', '_' and '/'")
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class TrainingRun(BaseRun):
+    """What both training jobs have."""
+
+    data: DataConfig = section(DataConfig, "which images")
+    model: ModelConfig = section(ModelConfig, "which network")
+    attack: TrainAttackConfig = section(TrainAttackConfig, "the attack inside a training step")
+    optimiser: OptimiserConfig = section(OptimiserConfig, "SGD settings")
+    schedule: ScheduleConfig = section(ScheduleConfig, "epochs, batch, learning-rate shape")
+    validation: ValidationConfig = section(ValidationConfig, "the attack that chooses checkpoints")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "when progress is saved")
+    tracking: TrackingConfig = section(TrackingConfig, "what is recorded")
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        workers, batch = self.scaling.workers, self.schedule.batch_size
+        if workers > 1 and batch % (workers * SLICE):
+            step = workers * SLICE
+            yield Problem(
+                "schedule.batch_size",
+                f"{batch} cannot be shared by scaling.workers {workers}: it must be a multiple of {step} "
+                f"(workers x {SLICE}), for example {max(step, batch // step * step)}",
+            )
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class PretrainRun(TrainingRun):
+    """AFA pre-training of the feature extractor (jobs/pretrain.py)."""
+
+    method: MethodConfig = section(MethodConfig, "the AFA loss")
+    attack: ContrastiveAttackConfig = section(ContrastiveAttackConfig, "the attack inside a pre-training step")
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class FinetuneRun(TrainingRun):
+    """Training of a classifier, on a pre-trained extractor or from scratch (jobs/finetune.py)."""
+
+    init: str = setting("scratch", "run directory of a pre-training run whose best weights to start from, or scratch")
+    mode: Literal["linear", "full"] = setting("linear", "train the linear classifier only (the paper's), or everything")
+    objective: Literal["pgd", "ce"] = setting("pgd", "cross-entropy on adversarial images (pgd) or on clean ones (ce)")
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.init == "scratch" and self.mode == "linear":
+            yield Problem("mode", "linear needs a pre-trained extractor: set init to a pre-training run, or mode to full")
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class EvaluateRun(BaseRun):
+    """Measurement of a classifier, clean and under attack (jobs/evaluate.py)."""
+
+    model: str = setting("", "run directory of a fine-tuning run, or a folder with an exported model")
+    data: DataConfig = section(DataConfig, "which images; by default those the model was trained with")
+    threat: ThreatConfig = section(ThreatConfig, "the attack's ball; by default the one the model was trained with")
+    attacks: tuple[str, ...] = setting(
+        ("pgd-20", "pgd-50x10"), "attacks, cheapest first: pgd-STEPS or pgd-STEPSxRESTARTS, on images still standing"
+    )
+    shard_size: int = setting(480, "images a shard, a multiple of 16; each shard is evaluated by itself", ge=16)
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.shard_size % SLICE:
+            yield Problem("shard_size", f"{self.shard_size} is not a multiple of {SLICE}")
+        for name in self.attacks:
+            if parse_attack(name) is None:
+                yield Problem("attacks", f"{name!r} is not known; write pgd-STEPS or pgd-STEPSxRESTARTS, such as pgd-50x10")
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class PipelineRun(BaseRun):
+    """All stages after one another, beside a model trained by cross-entropy alone (jobs/pipeline.py)."""
+
+    pretrain: PretrainRun = section(PretrainRun, "AFA pre-training")
+    finetune: FinetuneRun = section(lambda: FinetuneRun(mode="full"), "the classifier on its features")
+    baseline: FinetuneRun = section(lambda: FinetuneRun(mode="full", objective="ce"), "the model to compare with")
+    evaluate: EvaluateRun = section(EvaluateRun, "the measurement of both")

@@ -1,0 +1,112 @@
+"""Images and labels in memory, and how parts are chosen from them.
+
+Legend: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from afa_dist.errors import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Labelled images of one size.
+
+    images_NCHW: uint8, 0 to 255. labels_N: int64, 0 to len(classes)-1.
+    """
+
+    images_NCHW: torch.Tensor
+    labels_N: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.images_NCHW.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.images_NCHW.shape[1:]
+        return channels, height, width
+
+    def subset(self, indices: np.ndarray) -> ImageSet:
+        index = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+        return dataclasses.replace(self, images_NCHW=self.images_NCHW[index], labels_N=self.labels_N[index])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over sizes, labels and pixels: equal for equal data, wherever it was read from."""
+        digest = hashlib.sha256(repr((tuple(self.images_NCHW.shape), self.classes)).encode())
+        digest.update(self.labels_N.numpy().tobytes())
+        digest.update(self.images_NCHW.contiguous().numpy())
+        return digest.hexdigest()
+
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel on the [0, 1] scale."""
+        means, stds = [], []
+        for channel in self.images_NCHW.transpose(0, 1):
+            # From the histogram of the 256 values: exact and without a float copy of the data.
+            counts = torch.bincount(channel.flatten().int(), minlength=256).double()
+            values = torch.arange(256, dtype=torch.float64) / 255
+            mean = (counts * values).sum() / counts.sum()
+            means.append(round(mean.item(), 6))
+            variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+            # A constant channel would divide by zero.
+            stds.append(round(max(variance.item() ** 0.5, 1e-3), 6))
+        return tuple(means), tuple(stds)
+
+
+def choose_evenly(labels_N: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Sorted indices of `count` images, as evenly over the classes as their sizes allow, the same for one seed.
+
+    Images are shuffled within their class; then classes take turns, so shares differ by at most one image wherever
+    classes are large enough.
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    turn_N = np.empty(len(labels_N), dtype=np.int64)
+    for label in np.unique(labels_N):
+        members = np.flatnonzero(labels_N == label)
+        turn_N[random.permutation(members)] = np.arange(len(members))
+    order = np.lexsort((random.permutation(len(labels_N)), turn_N))
+    return np.sort(order[:count])
+
+
+def hold_out(train: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Split `train` into a part to train on and `count` images to choose checkpoints by.
+
+    count -1 means 1,024 images or 10 %, whichever is less. The split belongs to the data: it does not depend on the
+    run's seed, so that runs with different seeds are chosen on the same images.
+    """
+    if count < 0:
+        count = min(1024, len(train) // 10)
+    held = choose_evenly(train.labels_N.numpy(), count, seed)
+    rest = np.setdiff1d(np.arange(len(train)), held)
+    return train.subset(rest), train.subset(held)
+
+
+def label_problems(labels_N: np.ndarray, classes: tuple[str, ...], where: str) -> Iterator[Problem]:
+    """Mistakes in the labels of a training set: out of range, or a class with a single image."""
+    if len(labels_N) == 0:
+        yield Problem(where, "holds no images")
+        return
+    outside = np.flatnonzero((labels_N < 0) | (labels_N >= len(classes)))
+    if len(outside):
+        row = outside[0]
+        yield Problem(
+            where,
+            f"label {labels_N[row]} in row {row} is out of range; the file names {len(classes)} classes, "
+            f"so labels run from 0 to {len(classes) - 1} ({len(outside)} rows are wrong)",
+        )
+        return
+    for label, count in zip(*np.unique(labels_N, return_counts=True), strict=True):
+        if count == 1:
+            yield Problem(
+                where,
+                f"class {classes[label]!r} has one image; contrastive training needs at least 2 of each class "
+                "that occurs: add images or leave the class out",
+            )

@@ -1,0 +1,68 @@
+"""Which images a step sees: a function of (seed, epoch, step) alone, so a run can continue anywhere.
+
+Legend: B images of this worker, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from afa_dist.data.augment import Augmentation
+from afa_dist.data.image_set import ImageSet
+from afa_dist.distributed.randomness import SlicedRandom, derive_seed
+from afa_dist.distributed.world import World
+
+
+class Batch(NamedTuple):
+    """This worker's part of one global batch.
+
+    images_BCHW: augmented pixels in [0, 1], float32, on the worker's device. start: position of its first image in
+    the global batch.
+    """
+
+    images_BCHW: torch.Tensor
+    labels_B: torch.Tensor
+    start: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Random access to the batches of a run: `batch(step)` for any step, in any order, at the same cost.
+
+    batch_size is global. An epoch drops the images that do not fill a batch; the next one shuffles anew.
+    """
+
+    data: ImageSet
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    world: World
+
+    def __post_init__(self) -> None:
+        assert self.batch_size % self.world.size == 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.data) // self.batch_size
+
+    def indices(self, step: int) -> np.ndarray:
+        """Positions in `data` of the global batch of `step`, in order; the same on every worker."""
+        epoch, offset = divmod(step, self.steps_per_epoch)
+        random = np.random.Generator(np.random.Philox(derive_seed("order", self.seed, epoch)))
+        order = random.permutation(len(self.data))
+        return order[offset * self.batch_size : (offset + 1) * self.batch_size]
+
+    def batch(self, step: int) -> Batch:
+        """This worker's slice of the global batch of `step`, augmented."""
+        share = self.batch_size // self.world.size
+        start = self.world.rank * share
+        index = torch.from_numpy(self.indices(step)[start : start + share])
+        device = self.world.device
+        images = self.data.images_NCHW[index].to(device, non_blocking=True)
+        random = SlicedRandom("augment", self.seed, step, start=start, count=share, device=device)
+        pixels = self.augmentation(images.float() / 255, random)
+        return Batch(pixels, self.data.labels_N[index].to(device, non_blocking=True), start)

@@ -1,0 +1,16 @@
+"""Collectives with exact gradients, the description of the world, and randomness that ignores the number of ranks."""
+
+from afa_dist.distributed.gather import all_reduce_sum, gather, gather_detached, world_size
+from afa_dist.distributed.randomness import SLICE, SlicedRandom, derive_seed
+from afa_dist.distributed.world import World
+
+__all__ = [
+    "SLICE",
+    "SlicedRandom",
+    "World",
+    "all_reduce_sum",
+    "derive_seed",
+    "gather",
+    "gather_detached",
+    "world_size",
+]

@@ -1,0 +1,55 @@
+"""Who else takes part in this run: rank, size and device, and the few collectives that need no gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.distributed as dist
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """The place of this process among the workers of a run.
+
+    rank: 0 .. size-1. size: number of workers, 1 without a process group. device: where this worker computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def current(cls, device: torch.device | None = None) -> World:
+        """Describe the default process group, or a world of one when there is none."""
+        device = device or torch.device("cpu")
+        if dist.is_available() and dist.is_initialized():
+            return cls(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+        return cls(device=device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, values: torch.Tensor) -> torch.Tensor:
+        """Add `values` over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def all_true(self, flag: torch.Tensor) -> bool:
+        """Whether `flag` (a 0-d boolean tensor) holds on every rank; every rank gets the same answer."""
+        agreed = flag.to(torch.float32)
+        if self.size > 1:
+            dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+        return bool(agreed.item() > 0.5)
+
+    def any_true(self, flag: bool) -> bool:
+        """Whether `flag` holds on at least one rank; every rank gets the same answer."""
+        if self.size == 1:
+            return flag
+        return not self.all_true(torch.tensor(not flag, device=self.device))
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()

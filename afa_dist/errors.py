@@ -1,0 +1,41 @@
+"""Mistakes of the user, as opposed to faults of the program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One mistake: where it is (an option such as `attack.eps`, or a file) and what to do about it."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+    def under(self, prefix: str) -> Problem:
+        """The same mistake seen from one section further out."""
+        return Problem(".".join(part for part in (prefix, self.where) if part), self.what)
+
+
+class UserError(ValueError):
+    """Every mistake found so far. The command line prints them and exits with code 2, without a traceback."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[tuple[Problem, ...]]]:
+        # An exception is rebuilt from its arguments when it crosses a process border.
+        return (UserError, (self.problems,))
+
+    @classmethod
+    def one(cls, where: str, what: str) -> UserError:
+        return cls([Problem(where, what)])
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on for a reason the user should read (for example a loss that is not finite)."""

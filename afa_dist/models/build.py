@@ -1,0 +1,48 @@
+"""From names in a specification to networks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from afa_dist.config import MethodConfig, ModelConfig
+from afa_dist.models.networks import Classifier, ContrastiveNet, Encoder, ProjectionHead
+from afa_dist.models.norm import PixelNormalise
+from afa_dist.models.resnet import ResNet
+
+ARCHITECTURES: dict[str, tuple[tuple[int, ...], int]] = {
+    "small-resnet": ((1, 1, 1), 32),
+    "resnet18": ((2, 2, 2, 2), 64),
+}
+"""Blocks of each stage, and channels of the first stage."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataShape:
+    """What a network must know of the data: channels, pixel statistics on [0, 1], class names."""
+
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+def build_encoder(model: ModelConfig, shape: DataShape) -> Encoder:
+    """The feature extractor that `model` names, with fresh weights."""
+    blocks, default_width = ARCHITECTURES[model.arch]
+    backbone = ResNet(blocks, model.width or default_width, shape.channels, model.norm)
+    return Encoder(PixelNormalise(shape.mean, shape.std), backbone, backbone.feature_dim)
+
+
+def build_contrastive(model: ModelConfig, method: MethodConfig, shape: DataShape) -> ContrastiveNet:
+    """The network of pre-training, with fresh weights."""
+    encoder = build_encoder(model, shape)
+    head = None
+    if method.layer == "projection":
+        hidden = model.projection_hidden or encoder.feature_dim
+        head = ProjectionHead(encoder.feature_dim, hidden, model.projection_dim)
+    return ContrastiveNet(encoder, head, len(shape.classes))
+
+
+def build_classifier(model: ModelConfig, shape: DataShape) -> Classifier:
+    """The network of fine-tuning and evaluation, with fresh weights."""
+    return Classifier(build_encoder(model, shape), len(shape.classes))

@@ -1,0 +1,90 @@
+"""The two networks that are trained: features with a projection head, and features with a classifier.
+
+Legend: B images, C channels, H height, W width, F features, D embedding dimensions, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from afa_dist.models.norm import PixelNormalise, unit
+
+Layer = Literal["projection", "penultimate"]
+
+
+class Encoder(nn.Module):
+    """Pixels in [0, 1] (B, C, H, W) to penultimate features (B, F); normalises pixels first."""
+
+    def __init__(self, normalise: PixelNormalise, backbone: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.backbone = backbone
+        self.feature_dim = feature_dim
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.backbone(self.normalise(x_BCHW))
+
+
+class ProjectionHead(nn.Module):
+    """Two linear layers with a ReLU between them (SupCon, 2004.11362): features (B, F) to (B, D), not normalised."""
+
+    def __init__(self, feature_dim: int, hidden_dim: int, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(feature_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.relu(self.fc1(features_BF)))
+
+
+class Embedded(NamedTuple):
+    """What one pass of the contrastive network gives: unit-length embeddings and the probe's logits."""
+
+    embeddings_BD: torch.Tensor
+    probe_logits_BK: torch.Tensor
+
+
+class ContrastiveNet(nn.Module):
+    """Encoder, projection head, and a linear probe that watches the features without shaping them.
+
+    The probe is trained by cross-entropy on detached features. It gives an accuracy to choose checkpoints by, and a
+    classifier for the attack objectives "ce" and "kl". With layer "penultimate" there is no head: the features
+    themselves are aligned.
+    """
+
+    def __init__(self, encoder: Encoder, head: ProjectionHead | None, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.probe = nn.Linear(encoder.feature_dim, classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> Embedded:
+        features_BF = self.encoder(x_BCHW).float()
+        return Embedded(self.embed_features(features_BF), self.probe(features_BF.detach()))
+
+    def embed_features(self, features_BF: torch.Tensor) -> torch.Tensor:
+        return unit((features_BF if self.head is None else self.head(features_BF)).float())
+
+    def embed(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Unit-length embeddings (B, D), without the probe."""
+        return self.embed_features(self.encoder(x_BCHW))
+
+    def classify(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """The probe's logits (B, K), with the gradient through the features: for attacks."""
+        return self.probe(self.encoder(x_BCHW)).float()
+
+
+class Classifier(nn.Module):
+    """Encoder and linear classifier: pixels in [0, 1] to logits (B, K)."""
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.linear = nn.Linear(encoder.feature_dim, classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.encoder(x_BCHW)).float()

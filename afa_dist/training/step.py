@@ -1,0 +1,72 @@
+"""What every training step shares: its result, and how it runs the network.
+
+Legend: B images of this worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from afa_dist.attacks import Ball
+from afa_dist.config import TrainAttackConfig
+from afa_dist.data.loader import Batch
+from afa_dist.distributed import SlicedRandom
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOutput:
+    """The loss to differentiate (this worker's mean), and metrics as (sum, count) over this worker's images."""
+
+    loss: torch.Tensor
+    sums: Mapping[str, tuple[torch.Tensor, int]]
+
+
+class Step(Protocol):
+    """One stage's step: from a batch to a loss. It moves no weights."""
+
+    net: nn.Module
+    """What is trained and saved, without a DDP wrapper."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters this stage trains."""
+        ...
+
+    def train_mode(self) -> None:
+        """Put the network in this stage's training mode."""
+        ...
+
+    def compute(self, batch: Batch, step: int, eps: float) -> StepOutput:
+        """The loss of `batch` at attack radius `eps`."""
+        ...
+
+    def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Class scores (B, K), differentiable in `x_BCHW`: what validation attacks."""
+        ...
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[object]:
+    """bf16 autocast for network passes, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def attack_start(attack: TrainAttackConfig, seed: int, step: int, batch: Batch) -> SlicedRandom | None:
+    """Draws for the start points of a training attack, the same for any number of workers."""
+    if not attack.random_start:
+        return None
+    count = batch.images_BCHW.shape[0]
+    return SlicedRandom("attack", seed, step, start=batch.start, count=count, device=batch.images_BCHW.device)
+
+
+def ball_of(attack: TrainAttackConfig, eps: float) -> Ball:
+    return Ball(attack.norm, eps)
+
+
+def correct(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    """Number of right predictions, a 0-d tensor."""
+    return (logits_BK.detach().argmax(dim=1) == labels_B).sum()
