@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 
 from afa_dist.attacks.ball import Ball
-from afa_dist.distributed.randomness import SlicedRandom
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """Maps x_adv (B, C, H, W) to what the attacker wants large: one value per image, or their sum."""
@@ -23,7 +22,7 @@ def pgd(
     *,
     steps: int,
     step_size: float,
-    random: SlicedRandom | None = None,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return x_adv in `ball` around `x_BCHW` after `steps` ascent steps on `objective`.
 
@@ -36,10 +35,10 @@ def pgd(
         ball: threat model; eps 0 returns the images unchanged.
         steps: number of gradient steps, >= 0.
         step_size: length of a step on the pixel scale.
-        random: draws for the start point; None starts at the clean image.
+        start: where to begin, for example `ball.random_start`; None begins at the clean images.
     """
     x = x_BCHW.detach()
-    x_adv = x if random is None else ball.random_start(x, random)
+    x_adv = x if start is None else ball.project(start.detach(), x)
     for _ in range(steps):
         x_adv = x_adv.detach().requires_grad_(True)
         with torch.enable_grad():

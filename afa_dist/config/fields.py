@@ -96,3 +96,12 @@ def check_value(where: str, value: Any, hint: Any, metadata: typing.Mapping[str,
             hint_text = " (pixels are in [0, 1]: write 8/255 for 8)" if high == 1 and value > 1 else ""
             bounds = describe_bounds(metadata) or "a finite number"
             yield Problem(where, f"{value:g} is not allowed; it must be {bounds}{hint_text}")
+
+
+def to_mapping(run: Section) -> dict[str, Any]:
+    """A run as nested plain values (tuples as lists): what config.yaml holds."""
+    return {
+        field.name: to_mapping(value) if isinstance(value, Section) else list(value) if isinstance(value, tuple) else value
+        for field in dataclasses.fields(run)
+        for value in [getattr(run, field.name)]
+    }

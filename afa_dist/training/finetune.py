@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from afa_dist.attacks import attack_mode, cross_entropy, pgd
+from afa_dist.attacks import attack_mode, cross_entropy
 from afa_dist.config import FinetuneRun
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
 from afa_dist.models.networks import Classifier
-from afa_dist.training.step import StepOutput, attack_start, autocast, ball_of, correct
+from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
 
 
 class FinetuneStep:
@@ -56,13 +56,13 @@ class FinetuneStep:
         """x_adv (B, C, H, W), found on the unwrapped network."""
         attack = self.run.attack
         with attack_mode(self.net, attack.bn), autocast(batch.images_BCHW.device, self.bf16):
-            return pgd(
+            return find_adversarial(
                 lambda x_adv: cross_entropy(self.net(x_adv), batch.labels_B),
-                batch.images_BCHW,
-                ball_of(attack, eps),
-                steps=attack.steps,
-                step_size=attack.scaled_step(eps),
-                random=attack_start(attack, self.run.seed, step, batch),
+                batch,
+                attack,
+                eps=eps,
+                seed=self.run.seed,
+                step=step,
             )
 
     def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from afa_dist.attacks import Objective, attack_mode, cross_entropy, kl_to_clean, pgd
+from afa_dist.attacks import Objective, attack_mode, cross_entropy, kl_to_clean
 from afa_dist.config import PretrainRun
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World, gather, gather_detached
 from afa_dist.losses import NOBODY, afa_loss
 from afa_dist.models.networks import ContrastiveNet
-from afa_dist.training.step import StepOutput, attack_start, autocast, ball_of, correct
+from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
 
 
 class Keys(NamedTuple):
@@ -78,14 +78,8 @@ class PretrainStep:
         """x_adv (B, C, H, W), found on the unwrapped network."""
         attack = self.run.attack
         with attack_mode(self.net, attack.bn), autocast(batch.images_BCHW.device, self.bf16):
-            return pgd(
-                self.objective(batch, labels_G),
-                batch.images_BCHW,
-                ball_of(attack, eps),
-                steps=attack.steps,
-                step_size=attack.scaled_step(eps),
-                random=attack_start(attack, self.run.seed, step, batch),
-            )
+            objective = self.objective(batch, labels_G)
+            return find_adversarial(objective, batch, attack, eps=eps, seed=self.run.seed, step=step)
 
     def objective(self, batch: Batch, labels_G: torch.Tensor) -> Objective:
         """What the attack maximises. The clean images pass through the network once, before the first step."""

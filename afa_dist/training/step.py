@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from afa_dist.attacks import Ball
+from afa_dist.attacks import Ball, Objective, pgd
 from afa_dist.config import TrainAttackConfig
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import SlicedRandom
@@ -55,16 +55,15 @@ def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextMana
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-def attack_start(attack: TrainAttackConfig, seed: int, step: int, batch: Batch) -> SlicedRandom | None:
-    """Draws for the start points of a training attack, the same for any number of workers."""
-    if not attack.random_start:
-        return None
-    count = batch.images_BCHW.shape[0]
-    return SlicedRandom("attack", seed, step, start=batch.start, count=count, device=batch.images_BCHW.device)
-
-
-def ball_of(attack: TrainAttackConfig, eps: float) -> Ball:
-    return Ball(attack.norm, eps)
+def find_adversarial(
+    objective: Objective, batch: Batch, attack: TrainAttackConfig, *, eps: float, seed: int, step: int
+) -> torch.Tensor:
+    """x_adv (B, C, H, W) by a training attack of radius `eps`; start points are the same for any number of workers."""
+    x, ball = batch.images_BCHW, Ball(attack.norm, eps)
+    start = None
+    if attack.random_start:
+        start = ball.random_start(x, SlicedRandom("attack", seed, step, start=batch.start, count=len(x), device=x.device))
+    return pgd(objective, x, ball, steps=attack.steps, step_size=attack.scaled_step(eps), start=start)
 
 
 def correct(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Reading the command line, reporting mistakes, showing progress: what the jobs are made of."""

@@ -1,0 +1,112 @@
+"""What a person sees: a progress bar on a terminal, plain lines in a log, tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from afa_dist.evaluation.summary import wilson_interval
+
+LINE_SECONDS = 10.0
+"""Without a terminal, at most one line of progress in this time (validations always get theirs)."""
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """The metrics of a row, short: accuracies as per cent, the rest with four digits."""
+    skip = ("step", "epoch", "of", "phase", "lr", "eps")
+    parts = []
+    for name, value in row.items():
+        if name in skip:
+            continue
+        shown = percent(value) if name.endswith("_acc") else f"{value:.4g}"
+        parts.append(f"{name.removesuffix('_acc').replace('_', ' ')} {shown}")
+    return "  ".join(parts)
+
+
+class StageProgress:
+    """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part` (evaluation)."""
+
+    def __init__(self, title: str, unit: str = "step") -> None:
+        self.title = title
+        self.unit = unit
+        self._terminal = out.is_terminal
+        self._last_line = time.monotonic()
+        self._validation = ""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=out,
+            disable=not self._terminal,
+        )
+        self._task = self._bar.add_task(title, total=None, note="")
+
+    def __enter__(self) -> StageProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def on_row(self, row: Mapping[str, Any]) -> None:
+        """Show a row of metrics.jsonl."""
+        if row["phase"] == "validation":
+            self._validation = "held-out: " + describe_row(row)
+        note = self._validation or describe_row(row)
+        self._bar.update(self._task, completed=row["step"], total=row["of"], note=note)
+        if not self._terminal:
+            due = time.monotonic() - self._last_line >= LINE_SECONDS
+            if due or row["step"] == row["of"]:
+                self._line(f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g})  {row['phase']}: {describe_row(row)}")
+
+    def on_part(self, done: int, parts: int) -> None:
+        """Show that `done` of `parts` are finished."""
+        self._bar.update(self._task, completed=done, total=parts)
+        if not self._terminal:
+            self._line(f"{self.unit} {done}/{parts}")
+
+    def _line(self, text: str) -> None:
+        out.print(f"{self.title}: {text}", markup=False)
+        self._last_line = time.monotonic()
+
+
+def training_table(summary: Mapping[str, Any]) -> Table:
+    """Best and last validation of a stage."""
+    names = [name for name in ("clean_acc", "robust_acc") if name in (summary["best"] or summary["last"])]
+    table = Table("held-out images", "step", *[name.removesuffix("_acc") for name in names])
+    for which in ("best", "last"):
+        values = summary[which]
+        if values:
+            table.add_row(which, str(values["step"]), *[percent(values[name]) if name in values else "-" for name in names])
+    return table
+
+
+def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """Accuracies of evaluated models side by side in per cent, each with its 95 % interval."""
+    names: Sequence[str] = list(next(iter(models.values()))["accuracies"])
+    table = Table("model", *names, title=title, title_justify="left")
+    for model, summary in models.items():
+        cells = []
+        for name in names:
+            entry = summary["accuracies"][name]
+            low, high = wilson_interval(entry["right"], entry["images"])
+            cells.append(f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        table.add_row(model, *cells)
+    return table

@@ -1,0 +1,148 @@
+"""Recipe files: one YAML for all stages of an experiment, and what each job takes from it.
+
+What stands at the top level of a recipe holds for every stage that has such an option; what stands under a stage's
+name (pretrain, finetune, baseline, evaluate) holds for that stage and goes before. A job takes its own stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afa_dist.cli.specification import hints_of
+from afa_dist.config import EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, Section
+from afa_dist.config.fields import section_class
+from afa_dist.errors import UserError
+
+STAGES: dict[str, type[Section]] = {
+    "pretrain": PretrainRun,
+    "finetune": FinetuneRun,
+    "baseline": FinetuneRun,
+    "evaluate": EvaluateRun,
+}
+
+
+_FOLDERS = {"evaluate": "evaluate/finetune"}
+"""Run directory of a stage within the recipe's, where it is not the stage's name."""
+
+_STARTS_FROM = {"finetune": ("init", "pretrain"), "evaluate": ("model", "finetune")}
+"""The option that names what a stage starts from, and the stage that makes it."""
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read a recipe.
+
+    Raises:
+        UserError: no such file, or not a YAML mapping with text keys.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise UserError.one("--config", f"{path} cannot be read ({reason})") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise UserError.one("--config", f"{path} is not YAML{place}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError.one("--config", f"{path} must hold options by name, such as 'seed: 0'")
+    return values
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` to `{"a": {"b": 1}}`."""
+    nested: dict[str, Any] = {}
+    for key, value in dotted.items():
+        *sections, last = key.split(".")
+        inner = nested
+        for name in sections:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return nested
+
+
+def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The options of one stage: a recipe's shared part < its own part < overrides.
+
+    A recipe called N puts its stages into the run directories N/pretrain, N/finetune, ..., and each starts from the
+    one before, so that the stages can be run one by one or by the pipeline, with the same result.
+    """
+    overrides = overrides or {}
+    own = _stage_part(recipe, stage)
+    values = merge(shared(recipe, STAGES[stage]), own)
+    if "name" in recipe:
+        values["name"] = own.get("name", f"{recipe['name']}/{_FOLDERS.get(stage, stage)}")
+        runs_dir = overrides.get("runs_dir", values.get("runs_dir", "runs"))
+        option, earlier = _STARTS_FROM.get(stage, ("", ""))
+        if earlier in recipe:
+            values.setdefault(option, f"{runs_dir}/{recipe['name']}/{earlier}")
+    return merge(values, overrides)
+
+
+def for_pipeline(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All stages from a recipe and the command line; on the command line too, a stage's own option goes before."""
+    whole = {"name": "pipeline", **dict.fromkeys(STAGES, {}), **recipe}
+    if "name" in overrides:
+        whole["name"] = overrides["name"]
+    common = {key: value for key, value in merge(whole, overrides).items() if key not in STAGES}
+    own = {key: value for key, value in common.items() if key in hints_of(PipelineRun) or not _known_to_any(key)}
+    for_all = {key: value for key, value in overrides.items() if key != "name"}
+    stages = {}
+    for stage, cls in STAGES.items():
+        typed = merge(shared(for_all, cls), _stage_part(overrides, stage))
+        stages[stage] = for_stage(whole, stage, typed)
+    return {**own, **stages}
+
+
+def _stage_part(recipe: Mapping[str, Any], stage: str) -> Mapping[str, Any]:
+    own = recipe.get(stage) or {}
+    if not isinstance(own, Mapping):
+        raise UserError.one(stage, f"is a stage with options of its own, not {own!r}")
+    return own
+
+
+def shared(recipe: Mapping[str, Any], cls: type[Section]) -> dict[str, Any]:
+    """The part of a recipe outside its stages that concerns `cls`.
+
+    An option that only other stages know is left out; one that no stage knows stays, to be reported.
+    """
+    common = {key: value for key, value in recipe.items() if key not in STAGES}
+    return _concerning(common, cls, [*STAGES.values(), PipelineRun])
+
+
+def _concerning(values: Mapping[str, Any], cls: type[Section], others: list[type[Section]]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        hint = hints_of(cls).get(key)
+        knowing = [other for other in others if key in hints_of(other)]
+        nested_others = [inner for other in knowing if (inner := section_class(hints_of(other)[key]))]
+        if hint is None:
+            if not knowing:
+                kept[key] = value
+            continue
+        nested = section_class(hint)
+        if nested is not None and isinstance(value, Mapping):
+            kept[key] = _concerning(value, nested, nested_others)
+        elif nested is None and isinstance(value, Mapping) and nested_others:
+            continue  # `model` is a section in training and a path in evaluation
+        else:
+            kept[key] = value
+    return kept
+
+
+def _known_to_any(key: str) -> bool:
+    return any(key in hints_of(cls) for cls in STAGES.values())

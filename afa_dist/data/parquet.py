@@ -1,0 +1,153 @@
+"""Parquet files in the Hugging Face image layout: a struct{bytes, path} column and an integer label column."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from afa_dist.data.image_set import ImageSet, choose_evenly, label_problems
+from afa_dist.errors import Problem, UserError
+
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Undecoded rows of one split, and the file each came from."""
+
+    images: pa.ChunkedArray
+    labels_N: np.ndarray
+    classes: tuple[str, ...]
+    files: list[tuple[Path, int]]
+    """Files in order, each with its number of rows."""
+
+    def origin(self, row: int) -> tuple[Path, int]:
+        """The file that holds `row`, and the row's number in it."""
+        for path, rows in self.files:
+            if row < rows:
+                return path, row
+            row -= rows
+        raise IndexError(row)
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """Files of one split, in the order of their names: SPLIT*.parquet in `folder`, its `data/` or its `SPLIT/`."""
+    for pattern in (f"{split}*.parquet", f"data/{split}*.parquet", f"{split}/*.parquet"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def load_parquet(folder: Path, split: str, limit: int = 0) -> ImageSet:
+    """Read and decode one split, or `limit` images of it chosen evenly by class.
+
+    Raises:
+        UserError: no such file, a file that is not readable Parquet, columns missing, labels out of range, a class
+            with one image, an image that does not decode, or images of different sizes. It names file and row.
+    """
+    files = split_files(folder, split)
+    if not files:
+        raise UserError.one(str(folder), f"holds no {split}*.parquet (looked in it, in data/ and in {split}/)")
+    table = _read(files)
+    problems = list(_label_problems(table))
+    if problems:
+        raise UserError(problems)
+    rows = np.arange(len(table.labels_N))
+    if limit and limit < len(rows):
+        rows = choose_evenly(table.labels_N, limit, seed=0)
+    images = _decode(table, rows)
+    return ImageSet(images, torch.from_numpy(table.labels_N[rows]), table.classes)
+
+
+def _read(files: list[Path]) -> _Table:
+    images: list[pa.Array] = []
+    labels: list[np.ndarray] = []
+    counts: list[tuple[Path, int]] = []
+    classes: tuple[str, ...] = ()
+    for path in files:
+        try:
+            schema = pq.read_schema(path)
+            image_column, label_column = _columns(schema, path)
+            table = pq.read_table(path, columns=[image_column, label_column])
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError.one(str(path), f"is not a whole Parquet file ({reason}); fetch or write it again") from error
+        classes = classes or _class_names(schema, label_column)
+        column = table.column(label_column)
+        if column.null_count:
+            raise UserError.one(str(path), f"{column.null_count} rows have no {label_column}")
+        labels.append(column.to_numpy().astype(np.int64))
+        images.extend(table.column(image_column).chunks)
+        counts.append((path, table.num_rows))
+    labels_N = np.concatenate(labels)
+    if not classes and len(labels_N):
+        classes = tuple(str(index) for index in range(int(labels_N.max()) + 1))
+    return _Table(pa.chunked_array(images, type=images[0].type), labels_N, classes, counts)
+
+
+def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
+    """Names of the image and the label column."""
+    columns = ", ".join(schema.names)
+    image = [
+        f.name for f in schema if pa.types.is_struct(f.type) and any(child.name == "bytes" for child in f.type)
+    ]
+    label = [name for name in LABEL_COLUMNS if name in schema.names and pa.types.is_integer(schema.field(name).type)]
+    problems = []
+    if not image:
+        problems.append(Problem(str(path), f"has no image column of type struct{{bytes, path}}; its columns: {columns}"))
+    if not label:
+        wanted = ", ".join(LABEL_COLUMNS)
+        problems.append(Problem(str(path), f"has no integer label column ({wanted}); its columns: {columns}"))
+    if problems:
+        raise UserError(problems)
+    return image[0], label[0]
+
+
+def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
+    """Class names from the Hugging Face part of the schema's metadata; empty when it has none."""
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])
+        return tuple(info["info"]["features"][label_column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _label_problems(table: _Table) -> Iterator[Problem]:
+    names = str(table.files[0][0]) if len(table.files) == 1 else f"{table.files[0][0]} and {len(table.files) - 1} more"
+    yield from label_problems(table.labels_N, table.classes, names)
+
+
+def _decode(table: _Table, rows: np.ndarray) -> torch.Tensor:
+    """Decode `rows` to uint8 (N, C, H, W); the first image decides channels and size."""
+    # Imported here: only decoding needs torchvision, and its import takes a second.
+    from torchvision.io import ImageReadMode, decode_image
+
+    column = table.images.combine_chunks().field("bytes")
+    out: torch.Tensor | None = None
+    mode = ImageReadMode.UNCHANGED
+    for position, row in enumerate(rows):
+        path, number = table.origin(int(row))
+        data = column[int(row)].as_py()
+        try:
+            image = decode_image(torch.frombuffer(bytearray(data or b""), dtype=torch.uint8), mode)
+        except (RuntimeError, ValueError) as error:
+            raise UserError.one(str(path), f"row {number} holds no readable image ({len(data or b'')} bytes)") from error
+        if out is None:
+            if image.shape[0] not in (1, 3):
+                mode = ImageReadMode.RGB
+                image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode)
+            mode = ImageReadMode.GRAY if image.shape[0] == 1 else ImageReadMode.RGB
+            out = torch.empty((len(rows), *image.shape), dtype=torch.uint8)
+        if image.shape != out.shape[1:]:
+            got, want = tuple(image.shape), tuple(out.shape[1:])
+            raise UserError.one(str(path), f"row {number} is {got} (channels, height, width), the first image {want}")
+        out[position] = image
+    assert out is not None
+    return out

@@ -1,0 +1,80 @@
+"""A trained classifier as a folder: model.safetensors and config.json. Loading it executes nothing from the folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from afa_dist.config import FinetuneRun, ModelConfig
+from afa_dist.config.fields import to_mapping
+from afa_dist.errors import UserError
+from afa_dist.models.build import DataShape, build_classifier
+from afa_dist.models.networks import Classifier
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedClassifier:
+    """A classifier, and the settings it was made with (data, attack, ...)."""
+
+    net: Classifier
+    config: Mapping[str, Any]
+
+
+def save_classifier(folder: Path, weights: Mapping[str, torch.Tensor], run: FinetuneRun, shape: DataShape) -> None:
+    """Write weights and configuration; weights first, so that a folder with a config.json is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(plain, folder / "model.safetensors.tmp")
+    (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
+    config = {
+        "format": FORMAT,
+        "model": to_mapping(run.model),
+        "shape": dataclasses.asdict(shape),
+        "data": to_mapping(run.data),
+        "threat": {"norm": run.attack.norm, "eps": run.attack.eps},
+        "seed": run.seed,
+    }
+    (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json.tmp").replace(folder / "config.json")
+
+
+def load_classifier(folder: Path) -> ExportedClassifier:
+    """Load what `save_classifier` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: no such folder, files missing, damaged, or not ours.
+    """
+    config = read_config(folder)
+    try:
+        shape = DataShape(
+            channels=config["shape"]["channels"],
+            mean=tuple(config["shape"]["mean"]),
+            std=tuple(config["shape"]["std"]),
+            classes=tuple(config["shape"]["classes"]),
+        )
+        net = build_classifier(ModelConfig(**config["model"]), shape)
+        net.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError.one("model", f"{folder} does not hold a whole model ({str(error).splitlines()[0]})") from error
+    return ExportedClassifier(net.eval(), config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of an exported model."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        what = f"{folder} holds no exported model (config.json); give a fine-tuning run or its model/ folder"
+        raise UserError.one("model", what) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError.one("model", f"{folder / 'config.json'} was not written by this version of afa-dist")
+    return config

@@ -1,0 +1,1 @@
+"""Where a run computes. The only package that knows Ray."""

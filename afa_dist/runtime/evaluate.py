@@ -1,0 +1,136 @@
+"""Running the shards of an evaluation: one after another here, or on Ray workers. The result is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afa_dist.attacks import Ball
+from afa_dist.config import EvaluateRun
+from afa_dist.data.catalogue import load_test
+from afa_dist.data.image_set import ImageSet
+from afa_dist.errors import Problem, UserError
+from afa_dist.evaluation.shards import ShardResult, evaluate_shard, shard_starts
+from afa_dist.evaluation.summary import summarise, write_per_image
+from afa_dist.models.export import ExportedClassifier, load_classifier
+from afa_dist.runtime.cluster import connected
+from afa_dist.runtime.placement import Placement, place
+from afa_dist.training.provenance import provenance
+from afa_dist.training.run_dir import RunDirectory, runs_root
+
+OnShard = Callable[[int, int], None]
+"""Called with (shards done, shards in all)."""
+
+
+def model_folder(model: str) -> Path:
+    """The exported model in a run directory, or the folder itself."""
+    folder = runs_root(model)
+    return folder / "model" if (folder / "model" / "config.json").exists() else folder
+
+
+def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: ImageSet) -> Iterator[Problem]:
+    """Mistakes that show only beside the model and the data."""
+    classes = exported.config["shape"]["classes"]
+    channels = exported.config["shape"]["channels"]
+    if len(classes) != len(test.classes):
+        yield Problem("data.name", f"has {len(test.classes)} classes, the model in {run.model} tells {len(classes)} apart")
+    if channels != test.shape[0]:
+        yield Problem("data.name", f"has images with {test.shape[0]} channels, the model in {run.model} takes {channels}")
+    directory = RunDirectory.of(run)
+    yield from directory.problems(run)
+    recorded = directory.read_json("evaluation/summary.json")
+    if recorded and recorded["model_sha256"] != weights_hash(model_folder(run.model)):
+        yield Problem("name", f"{directory.path} holds the evaluation of other weights; choose another name")
+
+
+def weights_hash(folder: Path) -> str:
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def evaluate(run: EvaluateRun, test: ImageSet, on_shard: OnShard) -> dict[str, Any]:
+    """Evaluate and write `evaluation/summary.json` and `per_image.parquet`; a finished evaluation is only read back."""
+    directory = RunDirectory.of(run)
+    if recorded := directory.read_json("evaluation/summary.json"):
+        return recorded
+    directory.create(run, provenance(run.seed, test.fingerprint()))
+    placement = place(run.scaling)
+    starts = list(shard_starts(len(test), run.shard_size))
+    shards = []
+    for shard in _shards(run, test, starts, placement):
+        shards.append(shard)
+        on_shard(len(shards), len(starts))
+    shards.sort(key=lambda shard: shard.start)
+    folder = directory.path / "evaluation"
+    folder.mkdir(exist_ok=True)
+    write_per_image(folder / "per_image.parquet", shards)
+    summary = {
+        **summarise(shards, run.attacks),
+        "threat": dataclasses.asdict(run.threat),
+        "attacks": list(run.attacks),
+        "seed": run.seed,
+        "model": run.model,
+        "model_sha256": weights_hash(model_folder(run.model)),
+        "data_fingerprint": test.fingerprint(),
+    }
+    directory.write_json("evaluation/summary.json", summary)
+    return summary
+
+
+def _shards(run: EvaluateRun, test: ImageSet, starts: list[int], placement: Placement) -> Iterator[ShardResult]:
+    if placement.workers == 0:
+        torch.set_num_threads(placement.threads)
+        evaluator = ShardEvaluator(run, "cuda" if placement.gpu else "cpu", test)
+        for start in starts:
+            yield evaluator.evaluate(start)
+        return
+    with connected(placement):
+        # Imports Ray, which must come after the settings of its cluster.
+        from afa_dist.runtime.ray_evaluate import evaluate_on_ray
+
+        yield from evaluate_on_ray(run, starts, placement)
+
+
+class ShardEvaluator:
+    """A loaded model and test set, ready for any shard."""
+
+    def __init__(self, run: EvaluateRun, device: str, test: ImageSet | None = None) -> None:
+        self.run = run
+        self.test = test if test is not None else load_test(run.data)
+        self.net = load_classifier(model_folder(run.model)).net.to(device)
+
+    def evaluate(self, start: int) -> ShardResult:
+        run = self.run
+        ball = Ball(run.threat.norm, run.threat.eps)
+        return evaluate_shard(self.net, self.test, start, run.shard_size, run.attacks, ball, run.seed)
+
+
+def check(run: EvaluateRun) -> ImageSet:
+    """Load and check everything the evaluation needs; returns the test images.
+
+    Raises:
+        UserError: all mistakes of model and data together.
+    """
+    problems: list[Problem] = []
+    exported, test = None, None
+    if not run.model:
+        problems.append(Problem("model", "missing; give the run directory of a fine-tuning run, or an exported folder"))
+    else:
+        try:
+            exported = load_classifier(model_folder(run.model))
+        except UserError as error:
+            problems.extend(error.problems)
+    try:
+        test = load_test(run.data)
+    except UserError as error:
+        problems.extend(error.problems)
+    if exported is not None and test is not None:
+        problems.extend(evaluation_problems(run, exported, test))
+    if problems or test is None:
+        raise UserError(problems)
+    return test

@@ -1,0 +1,1 @@
+"""The steps, the loop around them, and what it leaves behind."""

@@ -1,0 +1,163 @@
+"""Checkpoints that are whole or are not there: safetensors and JSON, a manifest with hashes, one rename.
+
+    checkpoints/step-00000440/
+        model.safetensors       weights and buffers of the network
+        optimiser.safetensors   momentum, by parameter name
+        state.json              step, best score so far
+        manifest.json           bytes and SHA-256 of the other files
+
+Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint directory that is not what its manifest says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """All of a training state. step: optimiser steps done. state: whatever JSON the loop keeps beside the tensors."""
+
+    step: int
+    model: Mapping[str, torch.Tensor]
+    optimiser: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps a checkpoint directory exists for, ascending; not yet verified."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(match[1]) for entry in self.folder.iterdir() if (match := _NAME.fullmatch(entry.name)))
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write aside, flush to the disk, rename: a reader never sees half a checkpoint."""
+        target = self.path(checkpoint.step)
+        aside = self.folder / f".{target.name}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file(_plain(checkpoint.model), aside / "model.safetensors")
+        save_file(_plain(checkpoint.optimiser), aside / "optimiser.safetensors")
+        write_json(aside / "state.json", {"step": checkpoint.step, **checkpoint.state})
+        files = {entry.name: _describe(entry) for entry in sorted(aside.iterdir())}
+        write_json(aside / "manifest.json", {"format": FORMAT, "files": files})
+        for entry in aside.iterdir():
+            _sync(entry)
+        _sync(aside)
+        if target.exists():  # the same step again, after a resume from an earlier one: the new one replaces it
+            shutil.rmtree(target)
+        os.replace(aside, target)
+        _sync(self.folder)
+        return target
+
+    def load(self, step: int) -> Checkpoint:
+        """Load and verify one checkpoint.
+
+        Raises:
+            DamagedCheckpoint: a file is missing, has another length or hash, or cannot be read.
+        """
+        folder = self.path(step)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            if manifest["format"] != FORMAT:
+                raise DamagedCheckpoint(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
+            for name, expected in manifest["files"].items():
+                if _describe(folder / name) != expected:
+                    raise DamagedCheckpoint(f"{folder / name} is not what the manifest says")
+            state = json.loads((folder / "state.json").read_text())
+            model = load_file(folder / "model.safetensors")
+            optimiser = load_file(folder / "optimiser.safetensors")
+            if state["step"] != step:
+                raise DamagedCheckpoint(f"{folder} holds step {state['step']}")
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+            if isinstance(error, DamagedCheckpoint):
+                raise
+            raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
+        return Checkpoint(step, model, optimiser, state)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, with a warning for each damaged one that is passed over.
+
+        Raises:
+            DamagedCheckpoint: there are checkpoints, and none is whole. Starting over would lose the run silently.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.load(step)
+            except DamagedCheckpoint as error:
+                warnings.warn(f"damaged checkpoint passed over: {error}", stacklevel=2)
+        if steps:
+            raise DamagedCheckpoint(f"none of the {len(steps)} checkpoints in {self.folder} is whole")
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint with the best validation score, or the newest whole one (with a warning) if it is damaged."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        best_step = (newest.state.get("best") or {}).get("step", newest.step)
+        try:
+            return newest if best_step == newest.step else self.load(best_step)
+        except DamagedCheckpoint as error:
+            warnings.warn(f"the best checkpoint is damaged, step {newest.step} is used: {error}", stacklevel=2)
+            return newest
+
+    def prune(self, keep_last: int, best_step: int | None) -> None:
+        """Delete all but the newest `keep_last` and the best."""
+        for step in self.steps()[:-keep_last]:
+            if step != best_step:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON through a temporary file, so that `path` is never half written."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

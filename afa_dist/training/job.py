@@ -1,0 +1,108 @@
+"""One training job on one worker: builds the stage, runs the loop, exports the result."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from afa_dist.config import FinetuneRun, PretrainRun, TrainingRun
+from afa_dist.data.catalogue import DataSplits
+from afa_dist.distributed import World, derive_seed
+from afa_dist.errors import UserError
+from afa_dist.models.build import DataShape, build_classifier, build_contrastive
+from afa_dist.models.export import save_classifier
+from afa_dist.models.networks import Classifier
+from afa_dist.training.finetune import FinetuneStep
+from afa_dist.training.loop import OnRow, Trainer
+from afa_dist.training.pretrain import PretrainStep
+from afa_dist.training.run_dir import RunDirectory, runs_root
+
+
+def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: World, on_row: OnRow) -> dict[str, Any]:
+    """Run `run` to its end on this worker and return its summary (also written as summary.json by the main worker)."""
+    started = time.monotonic()
+    step = make_step(run, data_shape(splits), world)
+    result = Trainer(step, run, splits, directory, world, on_row).run()
+    seconds = time.monotonic() - started
+    summary = {**result, "seconds": round(seconds, 1), "data_fingerprint": splits.fingerprint()}
+    if world.is_main:
+        # A second start of a finished run does nothing; it must not overwrite how long the first one took.
+        earlier = directory.read_json("summary.json")
+        if earlier and earlier["steps"] == result["steps"]:
+            summary = earlier
+        export(run, directory, data_shape(splits))
+        directory.write_json("summary.json", summary)
+    return summary
+
+
+def data_shape(splits: DataSplits) -> DataShape:
+    mean, std = splits.train.pixel_statistics()
+    return DataShape(splits.train.shape[0], mean, std, splits.train.classes)
+
+
+def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep | FinetuneStep:
+    """The stage's networks and step. Weights are drawn on the CPU from the run's seed, alike on every worker."""
+    bf16 = uses_bf16(run.scaling.precision, world.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("weights", run.seed))
+        step = _new_step(run, shape, world, bf16)
+    step.net.to(world.device)
+    if world.device.type == "cuda":
+        step.net.to(memory_format=torch.channels_last)
+    if world.size > 1:
+        step.forward = wrap(step.net, world)
+    return step
+
+
+def _new_step(run: TrainingRun, shape: DataShape, world: World, bf16: bool) -> PretrainStep | FinetuneStep:
+    if isinstance(run, PretrainRun):
+        return PretrainStep(build_contrastive(run.model, run.method, shape), run, world, bf16)
+    assert isinstance(run, FinetuneRun)
+    net = build_classifier(run.model, shape)
+    if run.init != "scratch":
+        load_encoder(net, run.init)
+    return FinetuneStep(net, run, world, bf16)
+
+
+def wrap(net: nn.Module, world: World) -> nn.Module:
+    """DDP around `net`. Buffers are not broadcast: global BatchNorm keeps them equal, and the attack calls `net`."""
+    ids = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(net, device_ids=ids, broadcast_buffers=False)
+
+
+def load_encoder(net: Classifier, init: str) -> None:
+    """Load the encoder of the best checkpoint of the pre-training run `init` (its pixel statistics too)."""
+    checkpoint = pretraining_directory(init).checkpoints.best()
+    if checkpoint is None:
+        raise UserError.one("init", f"{init} holds no checkpoint; give the run directory of a finished pre-training run")
+    weights = {k.removeprefix("encoder."): v for k, v in checkpoint.model.items() if k.startswith("encoder.")}
+    try:
+        net.encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        what = f"the weights in {init} do not fit section model (arch, width, norm must be those of the pre-training run)"
+        raise UserError.one("init", what) from error
+
+
+def pretraining_directory(init: str) -> RunDirectory:
+    """`init` as a run directory; like runs_dir, a relative path in a Ray job starts at the home directory."""
+    return RunDirectory(runs_root(init))
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether network passes run under bf16 autocast: asked for, or "auto" on a GPU that has it."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def export(run: TrainingRun, directory: RunDirectory, shape: DataShape) -> None:
+    """Write the best classifier to `model/`; pre-training has none to write."""
+    if not isinstance(run, FinetuneRun):
+        return
+    checkpoint = directory.checkpoints.best()
+    assert checkpoint is not None
+    save_classifier(directory.model, checkpoint.model, run, shape)

@@ -1,0 +1,171 @@
+"""The training loop: the same for both stages, for one process and for many."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from afa_dist.config import TrainingRun
+from afa_dist.data.augment import Augmentation
+from afa_dist.data.catalogue import DataSplits
+from afa_dist.data.loader import Loader
+from afa_dist.distributed import World
+from afa_dist.errors import TrainingError
+from afa_dist.training.checkpoint import Checkpoint
+from afa_dist.training.metrics import Meter
+from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
+from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.schedule import Schedule
+from afa_dist.training.step import Step
+from afa_dist.training.validate import validate
+
+Row = Mapping[str, Any]
+OnRow = Callable[[Row], None]
+
+
+@dataclasses.dataclass
+class Best:
+    """The best validation so far: its step and its accuracies."""
+
+    step: int
+    metrics: dict[str, float]
+
+    def beaten_by(self, metrics: Mapping[str, float], by: str) -> bool:
+        """Whether `metrics` is at least as good; of equals the later one wins, it has seen the lower learning rate."""
+        other = "clean_acc" if by == "robust_acc" else "robust_acc"
+        keys = [name for name in (by, other) if name in metrics]
+        return [metrics[name] for name in keys] >= [self.metrics[name] for name in keys]
+
+
+class Trainer:
+    """Runs a stage from wherever its checkpoints say to its last step.
+
+    Every worker makes one and calls `run`; the main worker alone writes.
+    """
+
+    def __init__(
+        self, step: Step, run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: World, on_row: OnRow
+    ) -> None:
+        self.step = step
+        self.config = run
+        self.splits = splits
+        self.directory = directory
+        self.world = world
+        self.on_row = on_row
+        augmentation = Augmentation(run.data.crop_padding, run.data.flip)
+        self.loader = Loader(splits.train, run.schedule.batch_size, run.seed, augmentation, world)
+        self.schedule = Schedule(run.schedule, run.attack, run.optimiser.lr, self.loader.steps_per_epoch)
+        self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
+        self.optimiser = build_optimiser(self.named, run.optimiser)
+        self.meter = Meter(world)
+        self.best: Best | None = None
+        self.last: dict[str, float] = {}
+        self.done = 0
+        """Optimiser steps behind us."""
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns the best and the last validation."""
+        self.resume()
+        while self.done < self.schedule.total_steps:
+            self.train_step()
+            epoch_over = self.done % self.loader.steps_per_epoch == 0
+            epoch = self.done // self.loader.steps_per_epoch
+            finished = self.done == self.schedule.total_steps
+            validating = epoch_over and (epoch % self.config.validation.every_epochs == 0 or finished)
+            every_steps = self.config.checkpoint.every_steps
+            saving = finished or (epoch_over and epoch % self.config.checkpoint.every_epochs == 0)
+            saving = saving or (every_steps > 0 and self.done % every_steps == 0)
+            if saving or validating or self.done % self.config.tracking.log_every_steps == 0:
+                # Always before a checkpoint: a resumed run then has no half-filled meter to restore.
+                self.log_training()
+            new_best = validating and self.validate()
+            if saving or new_best:
+                self.save()
+        return {
+            "steps": self.done,
+            "best": {"step": self.best.step, **self.best.metrics} if self.best else None,
+            "last": {"step": self.done, **self.last},
+        }
+
+    def train_step(self) -> None:
+        """Batch, attack and loss; backward; clip; all workers agree that it is finite; weights move."""
+        index = self.done
+        set_lr(self.optimiser, self.schedule.lr(index))
+        self.step.train_mode()
+        output = self.step.compute(self.loader.batch(index), index, self.schedule.eps(index))
+        self.optimiser.zero_grad(set_to_none=True)
+        output.loss.backward()
+        limit = self.config.optimiser.clip_norm or math.inf
+        gradient_norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], limit)
+        self.check_finite(output.loss, gradient_norm)
+        self.optimiser.step()
+        self.meter.add(output.sums)
+        self.done += 1
+
+    def check_finite(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
+        if self.world.all_true(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
+            return
+        raise TrainingError(
+            f"step {self.done}: the loss or its gradient is not finite (this worker, rank {self.world.rank}: loss "
+            f"{loss.item():g}, gradient norm {gradient_norm.item():g}). No weight was changed by it; the last checkpoint "
+            "is intact. Lower optimiser.lr, set optimiser.clip_norm, or raise method.temperature, under another name"
+        )
+
+    def validate(self) -> bool:
+        """Measure the held-out images; returns whether this is the best so far."""
+        if len(self.splits.held_out) == 0:
+            return False
+        self.step.net.eval()
+        config = self.config
+        self.last = validate(self.step, self.splits.held_out, config.attack, config.validation, config.seed, self.world)
+        by = "robust_acc" if "robust_acc" in self.last and self.selects_by_robustness else "clean_acc"
+        better = self.best is None or self.best.beaten_by(self.last, by)
+        if better:
+            self.best = Best(self.done, self.last)
+        self.write_row("validation", self.last)
+        return better
+
+    @property
+    def selects_by_robustness(self) -> bool:
+        """A model trained on clean images alone is chosen by its clean accuracy."""
+        return getattr(self.config, "objective", "pgd") != "ce"
+
+    def log_training(self) -> None:
+        means = self.meter.take()
+        if means:
+            index = self.done - 1
+            self.write_row("train", {**means, "lr": self.schedule.lr(index), "eps": self.schedule.eps(index)})
+
+    def write_row(self, phase: str, values: Mapping[str, float]) -> None:
+        epoch = self.done / self.loader.steps_per_epoch
+        row = {"step": self.done, "epoch": round(epoch, 4), "of": self.schedule.total_steps, "phase": phase, **values}
+        if self.world.is_main:
+            self.directory.append_metrics(row)
+            self.on_row(row)
+
+    def save(self) -> None:
+        best = dataclasses.asdict(self.best) if self.best else None
+        if self.world.is_main:
+            momentum = momentum_tensors(self.optimiser, self.named)
+            state = {"best": best, "last": self.last, "seed": self.config.seed}
+            self.directory.checkpoints.save(Checkpoint(self.done, self.step.net.state_dict(), momentum, state))
+            self.directory.checkpoints.prune(self.config.checkpoint.keep_last, self.best.step if self.best else None)
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint, if there is one; every worker reads the same one."""
+        checkpoint = self.directory.checkpoints.newest()
+        if checkpoint is not None:
+            self.step.net.load_state_dict(dict(checkpoint.model))
+            load_momentum(self.optimiser, self.named, dict(checkpoint.optimiser))
+            self.done = checkpoint.step
+            best = checkpoint.state["best"]
+            self.best = Best(**best) if best else None
+            self.last = dict(checkpoint.state["last"])
+        self.world.barrier()  # nobody may write a newer checkpoint before all have read this one
+        if self.world.is_main:
+            self.directory.rewind_metrics(self.done)

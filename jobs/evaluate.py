@@ -1,0 +1,11 @@
+"""Accuracy of a classifier, clean and attacked.
+
+    python jobs/evaluate.py --model runs/finetune --attacks pgd-20,pgd-50x10
+"""
+
+import sys
+
+from afa_dist.cli.evaluating import main
+
+if __name__ == "__main__":
+    sys.exit(main("evaluate.py", "Measure a classifier's accuracy, clean and under attack."))
