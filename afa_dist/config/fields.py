@@ -15,9 +15,12 @@ PixelDistance = Annotated[float, "pixel distance"]
 """A distance on the [0, 1] pixel scale. In files and on the command line `8/255` may stand for it."""
 
 
-def setting(default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None) -> Any:
-    """Declare a field: its default, a line of help with the unit and special values, and its bounds."""
-    metadata = {"help": help, "ge": ge, "gt": gt, "le": le}
+def setting(
+    default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None, hint: str = ""
+) -> Any:
+    """Declare a field: its default, a line of help with the unit and special values, its bounds, and a hint for
+    whoever misses them."""
+    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "hint": hint}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -93,9 +96,9 @@ def check_value(where: str, value: Any, hint: Any, metadata: typing.Mapping[str,
             or (high is not None and value > high)
         )
         if outside:
-            hint_text = " (pixels are in [0, 1]: write 8/255 for 8)" if high == 1 and value > 1 else ""
             bounds = describe_bounds(metadata) or "a finite number"
-            yield Problem(where, f"{value:g} is not allowed; it must be {bounds}{hint_text}")
+            advice = f" ({metadata['hint']})" if metadata.get("hint") else ""
+            yield Problem(where, f"{value:g} is not allowed; it must be {bounds}{advice}")
 
 
 def to_mapping(run: Section) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Literal
 from afa_dist.config.fields import PixelDistance, Section, setting
 from afa_dist.errors import Problem
 
+PIXEL_HINT = "pixels are in [0, 1]: write 8/255 for 8"
+
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class DataConfig(Section):
@@ -73,13 +75,13 @@ class BaseAttackConfig(Section):
     """What an attack may do to an image."""
 
     norm: Literal["linf", "l2"] = setting("linf", "distance that bounds the perturbation")
-    eps: PixelDistance = setting(8 / 255, "radius of the ball, pixel scale [0, 1]; L2 may exceed 1; 8/255 parses", ge=0, le=64)
+    eps: PixelDistance = setting(
+        8 / 255, "radius of the ball, pixel scale [0, 1]; L2 may exceed 1; 8/255 parses", ge=0, le=64, hint=PIXEL_HINT
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.norm == "linf" and self.eps > 1:
-            yield Problem(
-                "eps", f"{self.eps:g} is not allowed; an L-inf radius must be at most 1 (pixels are in [0, 1]: write 8/255 for 8)"
-            )
+            yield Problem("eps", f"{self.eps:g} is not allowed; an L-inf radius must be at most 1 ({PIXEL_HINT})")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -87,7 +89,7 @@ class TrainAttackConfig(BaseAttackConfig):
     """The attack inside a training step."""
 
     steps: int = setting(10, "gradient steps; 0 = random start only", ge=0)
-    step_size: PixelDistance = setting(0.0, "length of a step, pixel scale; 0 = eps / 4", ge=0, le=64)
+    step_size: PixelDistance = setting(0.0, "length of a step, pixel scale; 0 = eps / 4", ge=0, le=64, hint=PIXEL_HINT)
     random_start: bool = setting(True, "start at a random point of the ball instead of at the image")
     bn: Literal["eval", "batch", "train"] = setting(
         "eval", "BatchNorm while attacking: running statistics, the batch's own, or plain training mode (collapses)"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from afa_dist.models.norm import PixelNormalise, unit
+from afa_dist.models.norm import PixelNormalise, at_least_fp32, unit
 
 Layer = Literal["projection", "penultimate"]
 
@@ -63,11 +63,11 @@ class ContrastiveNet(nn.Module):
         self.probe = nn.Linear(encoder.feature_dim, classes)
 
     def forward(self, x_BCHW: torch.Tensor) -> Embedded:
-        features_BF = self.encoder(x_BCHW).float()
-        return Embedded(self.embed_features(features_BF), self.probe(features_BF.detach()))
+        features_BF = at_least_fp32(self.encoder(x_BCHW))
+        return Embedded(self.embed_features(features_BF), at_least_fp32(self.probe(features_BF.detach())))
 
     def embed_features(self, features_BF: torch.Tensor) -> torch.Tensor:
-        return unit((features_BF if self.head is None else self.head(features_BF)).float())
+        return unit(at_least_fp32(features_BF if self.head is None else self.head(features_BF)))
 
     def embed(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Unit-length embeddings (B, D), without the probe."""
@@ -75,7 +75,7 @@ class ContrastiveNet(nn.Module):
 
     def classify(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """The probe's logits (B, K), with the gradient through the features: for attacks."""
-        return self.probe(self.encoder(x_BCHW)).float()
+        return at_least_fp32(self.probe(self.encoder(x_BCHW)))
 
 
 class Classifier(nn.Module):
@@ -87,4 +87,4 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(encoder.feature_dim, classes)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.encoder(x_BCHW)).float()
+        return at_least_fp32(self.linear(self.encoder(x_BCHW)))

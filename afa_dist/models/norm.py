@@ -30,7 +30,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(x_BCHW)
         assert self.weight is not None and self.bias is not None
-        x = x_BCHW.float() if x_BCHW.dtype in (torch.float16, torch.bfloat16) else x_BCHW
+        x = at_least_fp32(x_BCHW)
         n = x.numel() // x.shape[1] * world_size()
         mean_C = all_reduce_sum(x.sum(dim=(0, 2, 3))) / n
         centred = x - mean_C[:, None, None]
@@ -76,6 +76,11 @@ class PixelNormalise(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return (x_BCHW - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+
+
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
+    """`x` in float32 if it has half precision, else as it is: losses and statistics are never computed in 16 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:

@@ -58,13 +58,15 @@ class PretrainStep:
         with autocast(x.device, self.bf16):
             out = self.forward(torch.cat([x_adv, x]))
         z_adv, z_clean = out.embeddings_BD.chunk(2)
-        keys = self.assemble(batch, labels_G, clean=z_clean, adversarial=z_adv)
+        kinds = self.run.method.keys
+        clean_GD = None if kinds == "adversarial" else gather(z_clean)
+        keys = self.assemble(batch, labels_G, clean_GD, None if kinds == "clean" else gather(z_adv))
         loss_A = self.contrast(z_adv, y, keys, self_B=keys.adversarial_B, copy_B=keys.clean_B)
         if self.run.method.anchors == "both":
             loss_clean_A = self.contrast(z_clean, y, keys, self_B=keys.clean_B, copy_B=keys.adversarial_B)
             loss_A = torch.cat([loss_A, loss_clean_A])
 
-        adv_logits, clean_logits = out.probe_logits_BK.float().chunk(2)
+        adv_logits, clean_logits = out.probe_logits_BK.chunk(2)
         probe_loss = F.cross_entropy(adv_logits, y)
         n = y.shape[0]
         sums = {
@@ -93,41 +95,33 @@ class PretrainStep:
             return lambda x_adv: kl_to_clean(self.net.classify(x_adv), clean_logits)
 
         kinds = "clean" if attack.keys == "clean" else method.keys
-        z_clean = None
+        clean_GD = None
         if kinds != "adversarial":
             with torch.no_grad():
-                z_clean = self.net.embed(x)
-        fixed = None if kinds != "clean" else self.assemble(batch, labels_G, kinds=kinds, clean=z_clean)
+                clean_GD = gather_detached(self.net.embed(x))
 
         def afa_objective(x_adv: torch.Tensor) -> torch.Tensor:
             z_adv = self.net.embed(x_adv)
-            keys = fixed or self.assemble(batch, labels_G, kinds=kinds, clean=z_clean, adversarial=z_adv)
+            # With clean keys only, nothing is communicated inside the loop.
+            keys = self.assemble(batch, labels_G, clean_GD, None if kinds == "clean" else gather(z_adv))
             return self.contrast(z_adv, y, keys, self_B=keys.adversarial_B, copy_B=keys.clean_B)
 
         return afa_objective
 
     def assemble(
-        self,
-        batch: Batch,
-        labels_G: torch.Tensor,
-        *,
-        kinds: str | None = None,
-        clean: torch.Tensor | None = None,
-        adversarial: torch.Tensor | None = None,
+        self, batch: Batch, labels_G: torch.Tensor, clean_GD: torch.Tensor | None, adversarial_GD: torch.Tensor | None
     ) -> Keys:
-        """Gather the keys of all workers, clean ones before adversarial ones, with gradient where there is one."""
-        kinds = kinds or self.run.method.keys
+        """Keys from the gathered embeddings that are given, clean ones before adversarial ones."""
         own_B = batch.start + torch.arange(batch.labels_B.shape[0], device=labels_G.device)
         nobody_B = torch.full_like(own_B, NOBODY)
-        if kinds == "both":
-            assert clean is not None and adversarial is not None
-            keys_KD = torch.cat([gather(clean), gather(adversarial)])
-            return Keys(keys_KD, labels_G.repeat(2), own_B, own_B + labels_G.shape[0])
-        if kinds == "clean":
-            assert clean is not None
-            return Keys(gather(clean), labels_G, own_B, nobody_B)
-        assert adversarial is not None
-        return Keys(gather(adversarial), labels_G, nobody_B, own_B)
+        kinds = [z_GD for z_GD in (clean_GD, adversarial_GD) if z_GD is not None]
+        first_adversarial = 0 if clean_GD is None else labels_G.shape[0]
+        return Keys(
+            torch.cat(kinds),
+            labels_G.repeat(len(kinds)),
+            nobody_B if clean_GD is None else own_B,
+            nobody_B if adversarial_GD is None else own_B + first_adversarial,
+        )
 
     def contrast(
         self, z_AD: torch.Tensor, y_A: torch.Tensor, keys: Keys, *, self_B: torch.Tensor, copy_B: torch.Tensor
