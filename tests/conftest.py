@@ -32,3 +32,27 @@ def ray_cluster():
     """A token-protected cluster on this machine, shared by all tests that need Ray."""
     with connected(Placement(workers=2, gpu=False, threads=1, cluster=None)):
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """A small classifier of digits with some robustness, trained in a few seconds."""
+    from afa_dist.config import FinetuneRun, ModelConfig, OptimiserConfig, ScheduleConfig, TrainAttackConfig, ValidationConfig
+    from afa_dist.distributed import World
+    from afa_dist.models.export import load_classifier
+    from afa_dist.training.job import train
+    from afa_dist.training.run_dir import RunDirectory
+
+    run = FinetuneRun(
+        mode="full",
+        model=ModelConfig(width=8, norm="group"),
+        attack=TrainAttackConfig(eps=0.1, steps=2, step_size=0.075),
+        optimiser=OptimiserConfig(lr=0.1),
+        schedule=ScheduleConfig(epochs=6, batch_size=64, warmup_epochs=1),
+        validation=ValidationConfig(every_epochs=6, steps=2),
+    )
+    torch.set_num_threads(1)
+    directory = RunDirectory(tmp_path_factory.mktemp("trained") / "run")
+    directory.create(run, {})
+    train(run, digits, directory, World(), on_row=lambda row: None)
+    return load_classifier(directory.model).net

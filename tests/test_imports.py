@@ -1,0 +1,66 @@
+"""What may import what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CORE = {"torch", "torchvision", "numpy", "pyarrow", "safetensors"}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_imports_point_one_way():
+    """jobs -> cli -> runtime -> training, evaluation -> the rest; nothing points back."""
+    layers = [
+        ("jobs",),
+        ("afa_dist/cli",),
+        ("afa_dist/runtime",),
+        ("afa_dist/training", "afa_dist/evaluation"),
+        ("afa_dist/models", "afa_dist/data", "afa_dist/losses", "afa_dist/attacks"),
+        ("afa_dist/config",),
+        ("afa_dist/distributed",),
+    ]
+    wrong = []
+    for depth, layer in enumerate(layers):
+        above = tuple(name.replace("/", ".") for upper in layers[:depth] for name in upper)
+        for folder in layer:
+            for path in (ROOT / folder).rglob("*.py"):
+                wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if name.startswith(above or ("-",))]
+    assert not wrong
+
+
+def test_only_runtime_knows_ray():
+    for path in (ROOT / "afa_dist").rglob("*.py"):
+        names = {name.split(".")[0] for name in imports(path)}
+        assert "submitit" not in names, path
+        if "runtime" not in path.parts:
+            assert "ray" not in names, path
+
+
+def test_the_core_needs_five_packages_only():
+    """The parts that a GPU machine without Ray uses import with the rest forbidden."""
+    code = f"""
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"ray", "pydantic", "yaml", "rich", "sklearn", "tensorboard", "submitit"}}:
+            raise ImportError("forbidden: " + name)
+sys.meta_path.insert(0, Forbid())
+import afa_dist, afa_dist.config, afa_dist.attacks, afa_dist.losses, afa_dist.models.build, afa_dist.models.export
+import afa_dist.data.catalogue, afa_dist.training.pretrain, afa_dist.training.finetune, afa_dist.training.schedule
+import afa_dist.training.optimiser, afa_dist.evaluation.shards, afa_dist.evaluation.summary, afa_dist.training.checkpoint
+assert {sorted(CORE)!r}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
