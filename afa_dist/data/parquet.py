@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from afa_dist.data.image_set import ImageSet, choose_evenly, label_problems
 from afa_dist.errors import Problem, UserError
@@ -125,29 +127,27 @@ def _label_problems(table: _Table) -> Iterator[Problem]:
 
 
 def _decode(table: _Table, rows: np.ndarray) -> torch.Tensor:
-    """Decode `rows` to uint8 (N, C, H, W); the first image decides channels and size."""
-    # Imported here: only decoding needs torchvision, and its import takes a second.
-    from torchvision.io import ImageReadMode, decode_image
-
+    """Decode `rows` to uint8 (N, C, H, W); the first image decides channels (1 if it is grey, else 3) and size."""
     column = table.images.combine_chunks().field("bytes")
-    out: torch.Tensor | None = None
-    mode = ImageReadMode.UNCHANGED
+    out: np.ndarray | None = None
+    mode = ""
     for position, row in enumerate(rows):
-        path, number = table.origin(int(row))
-        data = column[int(row)].as_py()
+        data = column[int(row)].as_py() or b""
         try:
-            image = decode_image(torch.frombuffer(bytearray(data or b""), dtype=torch.uint8), mode)
-        except (RuntimeError, ValueError) as error:
-            raise UserError.one(str(path), f"row {number} holds no readable image ({len(data or b'')} bytes)") from error
+            with Image.open(io.BytesIO(data)) as image:
+                mode = mode or ("L" if image.mode in ("1", "L") else "RGB")
+                pixels = np.asarray(image.convert(mode))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            path, number = table.origin(int(row))
+            raise UserError.one(str(path), f"row {number} holds no readable image ({len(data)} bytes)") from error
         if out is None:
-            if image.shape[0] not in (1, 3):
-                mode = ImageReadMode.RGB
-                image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode)
-            mode = ImageReadMode.GRAY if image.shape[0] == 1 else ImageReadMode.RGB
-            out = torch.empty((len(rows), *image.shape), dtype=torch.uint8)
-        if image.shape != out.shape[1:]:
-            got, want = tuple(image.shape), tuple(out.shape[1:])
-            raise UserError.one(str(path), f"row {number} is {got} (channels, height, width), the first image {want}")
-        out[position] = image
+            out = np.empty((len(rows), *pixels.shape), dtype=np.uint8)
+        if pixels.shape != out.shape[1:]:
+            path, number = table.origin(int(row))
+            (height, width), (first_height, first_width) = pixels.shape[:2], out.shape[1:3]
+            what = f"row {number} is {width}x{height} pixels, the first image {first_width}x{first_height}; make them one size"
+            raise UserError.one(str(path), what)
+        out[position] = pixels
     assert out is not None
-    return out
+    images = torch.from_numpy(out)
+    return images[:, None] if mode == "L" else images.permute(0, 3, 1, 2).contiguous()

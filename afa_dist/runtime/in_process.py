@@ -15,7 +15,7 @@ from afa_dist.data.catalogue import DataSplits
 from afa_dist.distributed import World
 from afa_dist.runtime.placement import Placement
 from afa_dist.training.job import train
-from afa_dist.training.loop import OnRow
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 
 

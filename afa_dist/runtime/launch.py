@@ -9,7 +9,7 @@ from afa_dist.data.catalogue import DataSplits
 from afa_dist.runtime import in_process
 from afa_dist.runtime.cluster import connected
 from afa_dist.runtime.placement import Placement, place
-from afa_dist.training.loop import OnRow
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import RunDirectory
 

@@ -22,7 +22,7 @@ from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime.cluster import check_resources, has_gpus
 from afa_dist.runtime.placement import Placement
 from afa_dist.training.job import train
-from afa_dist.training.loop import OnRow
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 
 FAILURE = "failure.json"

@@ -26,11 +26,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from afa_dist.errors import TrainingError
+
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(TrainingError):
     """A checkpoint directory that is not what its manifest says."""
 
 
@@ -99,8 +101,6 @@ class CheckpointStore:
             if state["step"] != step:
                 raise DamagedCheckpoint(f"{folder} holds step {state['step']}")
         except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-            if isinstance(error, DamagedCheckpoint):
-                raise
             raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
         return Checkpoint(step, model, optimiser, state)
 

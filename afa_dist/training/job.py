@@ -17,7 +17,8 @@ from afa_dist.models.build import DataShape, build_classifier, build_contrastive
 from afa_dist.models.export import save_classifier
 from afa_dist.models.networks import Classifier
 from afa_dist.training.finetune import FinetuneStep
-from afa_dist.training.loop import OnRow, Trainer
+from afa_dist.training.loop import Trainer
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.run_dir import RunDirectory, runs_root
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,13 +19,11 @@ from afa_dist.errors import TrainingError
 from afa_dist.training.checkpoint import Checkpoint
 from afa_dist.training.metrics import Meter
 from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
+from afa_dist.training.recorder import OnRow, Recorder
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.schedule import Schedule
 from afa_dist.training.step import Step
 from afa_dist.training.validate import validate
-
-Row = Mapping[str, Any]
-OnRow = Callable[[Row], None]
 
 
 @dataclasses.dataclass
@@ -63,6 +61,7 @@ class Trainer:
         self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.named, run.optimiser)
         self.meter = Meter(world)
+        self.recorder: Recorder | None = None
         self.best: Best | None = None
         self.last: dict[str, float] = {}
         self.done = 0
@@ -71,6 +70,19 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the best and the last validation."""
         self.resume()
+        try:
+            self.run_steps()
+        finally:
+            if self.recorder is not None:
+                self.recorder.close()
+        return {
+            "steps": self.done,
+            "best": {"step": self.best.step, **self.best.metrics} if self.best else None,
+            "last": {"step": self.done, **self.last},
+        }
+
+    def run_steps(self) -> None:
+        """Train, validate, log and save, each when it is due."""
         while self.done < self.schedule.total_steps:
             self.train_step()
             epoch_over = self.done % self.loader.steps_per_epoch == 0
@@ -86,11 +98,6 @@ class Trainer:
             new_best = validating and self.validate()
             if saving or new_best:
                 self.save()
-        return {
-            "steps": self.done,
-            "best": {"step": self.best.step, **self.best.metrics} if self.best else None,
-            "last": {"step": self.done, **self.last},
-        }
 
     def train_step(self) -> None:
         """Batch, attack and loss; backward; clip; all workers agree that it is finite; weights move."""
@@ -144,9 +151,8 @@ class Trainer:
     def write_row(self, phase: str, values: Mapping[str, float]) -> None:
         epoch = self.done / self.loader.steps_per_epoch
         row = {"step": self.done, "epoch": round(epoch, 4), "of": self.schedule.total_steps, "phase": phase, **values}
-        if self.world.is_main:
-            self.directory.append_metrics(row)
-            self.on_row(row)
+        if self.recorder is not None:
+            self.recorder.write(row)
 
     def save(self) -> None:
         best = dataclasses.asdict(self.best) if self.best else None
@@ -168,4 +174,4 @@ class Trainer:
             self.last = dict(checkpoint.state["last"])
         self.world.barrier()  # nobody may write a newer checkpoint before all have read this one
         if self.world.is_main:
-            self.directory.rewind_metrics(self.done)
+            self.recorder = Recorder(self.directory, self.done, self.config.tracking.tensorboard, self.on_row)

@@ -1,0 +1,95 @@
+"""Which images a step sees, and what augmentation does to them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afa_dist.data.augment import Augmentation, crop
+from afa_dist.data.image_set import ImageSet, choose_evenly, hold_out
+from afa_dist.data.loader import Loader
+from afa_dist.distributed import SlicedRandom, World
+
+DATA = ImageSet(
+    torch.randint(0, 256, (200, 1, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+    torch.arange(200) % 7,
+    tuple("abcdefg"),
+)
+
+
+def loader(world=World(), seed=0, batch_size=64):
+    return Loader(DATA, batch_size, seed, Augmentation(crop_padding=1, flip=True), world)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_ranks_share_one_global_batch(size):
+    for step in (0, 2, 3, 7):
+        whole = loader().batch(step)
+        parts = [loader(World(rank, size)).batch(step) for rank in range(size)]
+        assert torch.equal(torch.cat([p.images_BCHW for p in parts]), whole.images_BCHW)
+        assert torch.equal(torch.cat([p.labels_B for p in parts]), whole.labels_B)
+        assert [p.start for p in parts] == [rank * 64 // size for rank in range(size)]
+
+
+def test_an_epoch_sees_no_image_twice_and_the_next_has_another_order():
+    first = np.concatenate([loader().indices(step) for step in range(3)])
+    second = np.concatenate([loader().indices(step) for step in range(3, 6)])
+    assert len(set(first)) == len(first) == 192
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, np.concatenate([loader(seed=1).indices(step) for step in range(3)]))
+
+
+def test_crop_equals_slicing():
+    images = torch.rand(6, 2, 9, 8)
+    offsets = torch.tensor([[0, 0], [4, 3], [2, 1], [0, 3], [4, 0], [1, 2]])
+    want = torch.stack([im[:, r : r + 5, c : c + 5] for im, (r, c) in zip(images, offsets.tolist(), strict=True)])
+    assert torch.equal(crop(images, offsets, 5, 5), want)
+
+
+def test_augmentation_is_drawn_per_image_and_covers_all_shifts():
+    x = torch.zeros(512, 1, 5, 5)
+    x[:, :, 2, 1] = 1
+    out = Augmentation(crop_padding=1, flip=True)(x, SlicedRandom("t", 0, start=0, count=512))
+    places = out.flatten(1).argmax(1)
+    rows, columns = places // 5, places % 5
+    assert set(rows.tolist()) == {1, 2, 3}
+    assert set(columns.tolist()) == {0, 1, 2, 3, 4}  # column 1 +- 1, and mirrored 3 +- 1
+    assert (out.sum(dim=(1, 2, 3)) == 1).all()
+    assert Augmentation()(x, SlicedRandom("t", 0, start=0, count=512)) is x
+
+
+@settings(max_examples=40, deadline=None)
+@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60), data=st.data())
+def test_choose_evenly_takes_turns(labels, data):
+    count = data.draw(st.integers(0, len(labels)))
+    labels = np.array(labels)
+    chosen = choose_evenly(labels, count, seed=3)
+    assert len(chosen) == count
+    assert len(set(chosen.tolist())) == count
+    taken = np.bincount(labels[chosen], minlength=5)
+    have = np.bincount(labels, minlength=5)
+    for a in range(5):
+        for b in range(5):
+            if taken[a] < have[a]:  # class a could give more, so no class may be more than one ahead of it
+                assert taken[b] <= taken[a] + 1
+
+
+def test_held_out_images_are_not_trained_on(digits):
+    def rows(part):
+        return {bytes(image.numpy().tobytes()) for image in part.images_NCHW}
+
+    assert len(digits.train) + len(digits.held_out) == 1437
+    assert len(digits.test) == 360
+    assert not rows(digits.train) & rows(digits.test)
+    assert not rows(digits.train) & rows(digits.held_out)
+    fitted, held = hold_out(DATA, 21)
+    assert held.labels_N.bincount().tolist() == [3] * 7
+    assert len(fitted) == 179
+
+
+def test_pixel_statistics_are_exact():
+    mean, std = DATA.pixel_statistics()
+    pixels = DATA.images_NCHW.double() / 255
+    assert mean[0] == pytest.approx(pixels.mean().item(), abs=1e-6)
+    assert std[0] == pytest.approx(pixels.std(correction=0).item(), abs=1e-6)

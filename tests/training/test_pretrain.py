@@ -1,0 +1,102 @@
+"""Every option of the method changes what it says."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from afa_dist.attacks import attack_mode
+from afa_dist.config import ContrastiveAttackConfig, MethodConfig, ModelConfig, PretrainRun
+from afa_dist.data.loader import Batch
+from afa_dist.distributed import World
+from afa_dist.losses import afa_loss
+from afa_dist.models.build import DataShape
+from afa_dist.training.job import make_step
+
+SHAPE = DataShape(1, (0.3,), (0.4,), tuple("abc"))
+
+
+def batch():
+    g = torch.Generator().manual_seed(3)
+    return Batch(torch.rand(32, 1, 8, 8, generator=g), torch.arange(32) % 3, 0)
+
+
+def step_of(**changes):
+    """A step with options changed; `keys` is the loss's, `attack_keys` the attack's."""
+    fields = {field.name for field in dataclasses.fields(MethodConfig)}
+    method = {name: value for name, value in changes.items() if name in fields}
+    attack = {name.removeprefix("attack_"): value for name, value in changes.items() if name not in fields}
+    run = PretrainRun(
+        model=ModelConfig(width=8, norm="group", projection_dim=16),
+        method=MethodConfig(**method),
+        attack=ContrastiveAttackConfig(**{"eps": 0.1, "steps": 3} | attack),
+    )
+    return make_step(run, SHAPE, World())
+
+
+def loss(**changes):
+    return step_of(**changes).compute(batch(), 0, changes.get("eps", 0.1)).loss.item()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.2},
+        {"keys": "adversarial"},
+        {"keys": "both"},
+        {"anchors": "both"},
+        {"own_copy": "excluded"},
+        {"denominator": "negatives"},
+        {"layer": "penultimate"},
+        {"objective": "ce"},
+        {"objective": "kl"},
+        {"steps": 1},
+        {"step_size": 0.01},
+        {"random_start": False},
+        {"norm": "l2"},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_loss(change):
+    assert loss(**change) != loss()
+
+
+def test_attack_keys_matter_only_when_the_loss_has_others():
+    assert loss(keys="both", attack_keys="clean") != loss(keys="both")
+    assert loss(keys="clean", attack_keys="clean") == loss(keys="clean")
+
+
+def attack_value(step, x_adv):
+    """The AFA loss of x_adv against clean keys, in evaluation mode."""
+    b = batch()
+    with attack_mode(step.net), torch.no_grad():
+        z, keys = step.net.embed(x_adv), step.net.embed(b.images_BCHW)
+    return afa_loss(z, keys, b.labels_B, b.labels_B, temperature=0.1, own_copy_A=torch.arange(32))
+
+
+def test_attack_raises_the_afa_loss_of_every_image():
+    step = step_of()
+    x_adv = step.attack(batch(), batch().labels_B, 0, 0.1)
+    assert (attack_value(step, x_adv) > attack_value(step, batch().images_BCHW)).all()
+    assert (x_adv - batch().images_BCHW).abs().max() <= 0.1 + 1e-6
+
+
+def test_eps_zero_is_clean_supervised_contrast():
+    step = step_of(eps=0.0)
+    b = batch()
+    assert torch.equal(step.attack(b, b.labels_B, 0, 0.0), b.images_BCHW)
+    z = step.net.embed(b.images_BCHW)
+    clean = afa_loss(z, z, b.labels_B, b.labels_B, temperature=0.1).mean()
+    probe = torch.nn.functional.cross_entropy(step.net.classify(b.images_BCHW), b.labels_B)
+    assert step.compute(b, 0, 0.0).loss.item() == pytest.approx((clean + probe).item(), rel=1e-5)
+
+
+def test_the_probe_does_not_shape_the_features():
+    step = step_of()
+    out = step.compute(batch(), 0, 0.1)
+    probe_only = torch.autograd.grad(out.loss, list(step.net.probe.parameters()), retain_graph=True)
+    assert all(g.abs().max() > 0 for g in probe_only)
+    x = batch().images_BCHW
+    logits = step.net(x).probe_logits_BK
+    grads = torch.autograd.grad(logits.sum(), list(step.net.encoder.parameters()), allow_unused=True)
+    assert all(g is None for g in grads)

@@ -1,0 +1,149 @@
+"""A run that is stopped and started again ends as if it had never stopped."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from afa_dist.config import (
+    CheckpointConfig,
+    ContrastiveAttackConfig,
+    DataConfig,
+    FinetuneRun,
+    MethodConfig,
+    ModelConfig,
+    PretrainRun,
+    ScheduleConfig,
+    TrackingConfig,
+    TrainAttackConfig,
+    ValidationConfig,
+)
+from afa_dist.data.catalogue import load_splits
+from afa_dist.distributed import World
+from afa_dist.errors import TrainingError
+from afa_dist.training.checkpoint import DamagedCheckpoint
+from afa_dist.training.job import make_step, data_shape, train
+from afa_dist.training.loop import Trainer
+from afa_dist.training.run_dir import RunDirectory
+
+SMALL = {
+    "data": DataConfig(train_limit=300, crop_padding=1, flip=True),
+    "model": ModelConfig(width=8, projection_dim=16),
+    "schedule": ScheduleConfig(epochs=3, batch_size=64, warmup_epochs=1),
+    "validation": ValidationConfig(steps=2),
+    "checkpoint": CheckpointConfig(every_steps=3),
+    "tracking": TrackingConfig(log_every_steps=2, tensorboard=False),
+}
+RUNS = {
+    "pretrain": PretrainRun(
+        **SMALL, method=MethodConfig(keys="both"), attack=ContrastiveAttackConfig(eps=0.1, steps=2, warmup_epochs=2)
+    ),
+    "finetune": FinetuneRun(**SMALL, mode="full", attack=TrainAttackConfig(eps=0.1, steps=2)),
+}
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step):
+    def on_row(row):
+        if row["step"] >= step:
+            raise Stop
+
+    return on_row
+
+
+def outcome(directory, step):
+    checkpoint = directory.checkpoints.load(step)
+    return checkpoint, [row for row in directory.metrics()]
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_splits(SMALL["data"])
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_stopped_and_resumed_equals_undisturbed(stage, splits, tmp_path):
+    run = RUNS[stage]
+    whole = RunDirectory(tmp_path / "whole")
+    whole.create(run, {})
+    summary = train(run, splits, whole, World(), on_row=lambda row: None)
+
+    cut = RunDirectory(tmp_path / "cut")
+    cut.create(run, {})
+    for step in (2, 5, 6, 10):  # before any checkpoint, in mid-epoch, at a checkpoint, late
+        with pytest.raises(Stop):
+            train(run, splits, cut, World(), on_row=stop_at(step))
+    resumed = train(run, splits, cut, World(), on_row=lambda row: None)
+
+    assert cut.metrics() == whole.metrics()
+    assert {k: resumed[k] for k in ("best", "last", "steps")} == {k: summary[k] for k in ("best", "last", "steps")}
+    a, b = (d.checkpoints.load(summary["steps"]) for d in (whole, cut))
+    assert a.state == b.state
+    for part in ("model", "optimiser"):
+        left, right = getattr(a, part), getattr(b, part)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert a.optimiser  # momentum was there to compare
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(splits, tmp_path):
+    run = RUNS["finetune"]
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(run, {})
+    first = train(run, splits, directory, World(), on_row=lambda row: None)
+    newest = directory.checkpoints.path(first["steps"]) / "model.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.warns(UserWarning, match="damaged checkpoint passed over"):
+        second = train(run, splits, directory, World(), on_row=lambda row: None)
+    assert second["last"] == first["last"]
+
+
+def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(splits, tmp_path):
+    run = RUNS["finetune"]
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(run, {})
+    train(run, splits, directory, World(), on_row=lambda row: None)
+    for step in directory.checkpoints.steps():
+        (directory.checkpoints.path(step) / "manifest.json").unlink()
+    with pytest.warns(UserWarning), pytest.raises(DamagedCheckpoint, match="none of the"):
+        train(run, splits, directory, World(), on_row=lambda row: None)
+
+
+def test_half_written_checkpoints_are_not_seen(splits, tmp_path):
+    run = RUNS["finetune"]
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(run, {})
+    first = train(run, splits, directory, World(), on_row=lambda row: None)
+    whole = directory.checkpoints.path(first["steps"])
+    shutil.copytree(whole, whole.with_name(f".step-{999:08d}.tmp"))
+    assert directory.checkpoints.steps()[-1] == first["steps"]
+
+
+def test_best_and_newest_are_kept(splits, tmp_path):
+    run = dataclasses.replace(RUNS["finetune"], checkpoint=CheckpointConfig(every_steps=1, keep_last=1))
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(run, {})
+    summary = train(run, splits, directory, World(), on_row=lambda row: None)
+    assert set(directory.checkpoints.steps()) == {summary["best"]["step"], summary["steps"]}
+
+
+def test_a_loss_that_is_not_finite_moves_no_weight(splits, tmp_path):
+    run = RUNS["pretrain"]
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(run, {})
+    step = make_step(run, data_shape(splits), World())
+    trainer = Trainer(step, run, splits, directory, World(), on_row=lambda row: None)
+    trainer.train_step()
+    with torch.no_grad():
+        step.net.head.fc2.weight[0, 0] = torch.nan
+    before = {name: value.clone() for name, value in step.net.named_parameters()}
+    with pytest.raises(TrainingError, match="step 1.*not finite"):
+        trainer.train_step()
+    assert all(torch.equal(before[n], p) or torch.isnan(p).any() for n, p in step.net.named_parameters())
+    assert trainer.done == 1
