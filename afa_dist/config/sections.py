@@ -135,10 +135,6 @@ class ScheduleConfig(Section):
     batch_size: int = setting(128, "images a step, over all workers together", ge=2)
     warmup_epochs: float = setting(2.0, "epochs over which the learning rate grows linearly from 0, then cosine to 0", ge=0)
 
-    def problems(self) -> Iterator[Problem]:
-        if self.warmup_epochs > self.epochs:
-            yield Problem("warmup_epochs", f"{self.warmup_epochs:g} is more than schedule.epochs ({self.epochs})")
-
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class ValidationConfig(Section):
@@ -159,8 +155,10 @@ class ScalingConfig(Section):
         ge=-1,
     )
     threads: int = setting(0, "CPU threads a worker; 0 = the machine's cores shared among the workers", ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "arithmetic of the network passes: bf16 autocast on GPUs that have it (auto), losses always fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
+        "auto",
+        "arithmetic: bf16 autocast of network passes with fp32 losses (on GPUs that have it, by auto), fp32, or fp64 to "
+        "check that results do not depend on the number of workers",
     )
     max_failures: int = setting(3, "restarts from the last checkpoint after a lost worker; Ray workers only", ge=0)
 

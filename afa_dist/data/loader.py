@@ -20,7 +20,7 @@ from afa_dist.distributed.world import World
 class Batch(NamedTuple):
     """This worker's part of one global batch.
 
-    images_BCHW: augmented pixels in [0, 1], float32, on the worker's device. start: position of its first image in
+    images_BCHW: augmented pixels in [0, 1], on the worker's device. start: position of its first image in
     the global batch.
     """
 
@@ -41,6 +41,7 @@ class Loader:
     seed: int
     augmentation: Augmentation
     world: World
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         assert self.batch_size % self.world.size == 0
@@ -64,5 +65,5 @@ class Loader:
         device = self.world.device
         images = self.data.images_NCHW[index].to(device, non_blocking=True)
         random = SlicedRandom("augment", self.seed, step, start=start, count=share, device=device)
-        pixels = self.augmentation(images.float() / 255, random)
+        pixels = self.augmentation(images.to(self.dtype) / 255, random)
         return Batch(pixels, self.data.labels_N[index].to(device, non_blocking=True), start)

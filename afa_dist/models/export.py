@@ -32,7 +32,7 @@ class ExportedClassifier:
 def save_classifier(folder: Path, weights: Mapping[str, torch.Tensor], run: FinetuneRun, shape: DataShape) -> None:
     """Write weights and configuration; weights first, so that a folder with a config.json is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    plain = {name: _single(tensor.detach().cpu()).contiguous() for name, tensor in weights.items()}
     save_file(plain, folder / "model.safetensors.tmp")
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
     config = {
@@ -78,3 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError.one("model", f"{folder / 'config.json'} was not written by this version of afa-dist")
     return config
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -51,7 +51,7 @@ def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", run.seed))
         step = _new_step(run, shape, world, bf16)
-    step.net.to(world.device)
+    step.net.to(world.device, torch.float64 if run.scaling.precision == "fp64" else torch.float32)
     if world.device.type == "cuda":
         step.net.to(memory_format=torch.channels_last)
     if world.size > 1:

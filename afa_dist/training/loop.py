@@ -56,7 +56,8 @@ class Trainer:
         self.world = world
         self.on_row = on_row
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
-        self.loader = Loader(splits.train, run.schedule.batch_size, run.seed, augmentation, world)
+        dtype = next(step.net.parameters()).dtype
+        self.loader = Loader(splits.train, run.schedule.batch_size, run.seed, augmentation, world, dtype)
         self.schedule = Schedule(run.schedule, run.attack, run.optimiser.lr, self.loader.steps_per_epoch)
         self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.named, run.optimiser)

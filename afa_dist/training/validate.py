@@ -36,10 +36,11 @@ def validate(
     # Small held-out sets are shared too: never more than an even share of slices in one pass.
     share = -(-len(held_out) // (SLICE * world.size)) * SLICE
     chunk = min(chunk, share)
+    dtype = next(step.net.parameters()).dtype
     for index, start in enumerate(range(0, len(held_out), chunk)):
         if index % world.size != world.rank:
             continue
-        x = held_out.images_NCHW[start : start + chunk].to(world.device).float() / 255
+        x = held_out.images_NCHW[start : start + chunk].to(world.device, dtype) / 255
         y = held_out.labels_N[start : start + chunk].to(world.device)
         with attack_mode(step.net):
             with torch.no_grad():
