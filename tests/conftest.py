@@ -1,17 +1,25 @@
 """Shared by all tests: one thread, no foreign cluster, one Ray cluster for the whole session."""
 
+import contextlib
 import os
 
 # A cluster that the developer happens to address must not take part.
 for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "WORLD_SIZE", "RANK"):
     os.environ.pop(name, None)
 
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
 import pytest
 import torch
 
 from afa_dist.config import DataConfig
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.runtime.cluster import connected
+from afa_dist.runtime.cluster import connected, private_folder
 from afa_dist.runtime.placement import Placement
 
 torch.set_num_threads(1)
@@ -29,9 +37,52 @@ def digits() -> DataSplits:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A token-protected cluster on this machine, shared by all tests that need Ray."""
-    with connected(Placement(workers=2, gpu=False, threads=1, cluster=None)):
-        yield
+    """A token-protected cluster of two CPUs with a dashboard, shared by all tests that need Ray; this process joins it."""
+    folder = private_folder()
+    ports = {name: free_port() for name in ("gcs", "dashboard")}
+    # Ray takes its authentication from the environment when it is imported.
+    os.environ.update(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(folder / "token"),
+        RAY_TMPDIR=str(folder),
+        RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{ports['dashboard']}",
+    )
+    bin_folder = Path(sys.executable).parent
+    command = [bin_folder / "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ports['gcs']}"]
+    command += [f"--temp-dir={folder}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}"]
+    command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"  # jobs call `python`
+    with (folder / "ray-start.log").open("w") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PATH": path}, start_new_session=True)
+    os.environ["RAY_ADDRESS"] = address = f"127.0.0.1:{ports['gcs']}"
+    try:
+        wait_for_port(ports["dashboard"], head, folder / "ray-start.log")
+        with connected(Placement(workers=2, gpu=False, threads=1, cluster=address)):
+            yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        # Ours alone, by descent: `ray stop` would end every cluster of this user.
+        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        head.wait(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_port(port: int, process: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"ray start failed:\n{log.read_text()}"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"no dashboard after {seconds} s:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")

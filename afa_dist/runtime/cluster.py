@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from afa_dist.errors import UserError
-from afa_dist.runtime.placement import Placement
+from afa_dist.runtime.placement import OWN_CLUSTER, Placement
 
 _SETTINGS = {
     # A report waits until it is polled; the default of 2 s adds seconds to every short run.
@@ -91,12 +91,12 @@ def _own(placement: Placement) -> Iterator[None]:
         _temp_dir=str(folder),
     )
     # Children must find this cluster and no other that the machine may run.
-    os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    os.environ["RAY_ADDRESS"] = os.environ[OWN_CLUSTER] = context.address_info["gcs_address"]
     try:
         yield
     finally:
         ray.shutdown()
-        del os.environ["RAY_ADDRESS"]
+        del os.environ["RAY_ADDRESS"], os.environ[OWN_CLUSTER]
 
 
 @functools.cache

@@ -9,6 +9,9 @@ import torch
 
 from afa_dist.config import ScalingConfig
 
+OWN_CLUSTER = "AFA_DIST_OWN_CLUSTER"
+"""Environment variable with the address of a cluster that this process started."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -35,6 +38,8 @@ def place(scaling: ScalingConfig) -> Placement:
     cluster that has some, so `gpu` is settled again by `afa_dist.runtime.cluster`.
     """
     cluster = os.environ.get("RAY_ADDRESS") or None
+    if cluster == os.environ.get(OWN_CLUSTER):
+        cluster = None  # an earlier stage of this process started it
     gpus = torch.cuda.device_count()
     workers = scaling.workers
     if workers < 0:

@@ -15,7 +15,7 @@ import torch
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device
 
-from afa_dist.config import TrainingRun
+from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError, UserError
@@ -23,7 +23,7 @@ from afa_dist.runtime.cluster import check_resources, has_gpus
 from afa_dist.runtime.placement import Placement
 from afa_dist.training.job import train
 from afa_dist.training.recorder import OnRow
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import RunDirectory, runs_root
 
 FAILURE = "failure.json"
 
@@ -67,11 +67,13 @@ def fit(run: TrainingRun, directory: RunDirectory, placement: Placement, on_row:
 
 
 def absolute(run: TrainingRun) -> TrainingRun:
-    """`run` with a data path that means the same in a worker's working directory."""
-    if run.data.path is None:
-        return run
-    path = str(Path(run.data.path).expanduser().resolve())
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, path=path))
+    """`run` with paths that mean the same in a worker, whose working directory is another."""
+    if run.data.path is not None:
+        path = str(Path(run.data.path).expanduser().resolve())
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=path))
+    if isinstance(run, FinetuneRun) and run.init != "scratch":
+        run = dataclasses.replace(run, init=str(runs_root(run.init)))
+    return run
 
 
 def _worker(config: dict[str, Any]) -> None:
