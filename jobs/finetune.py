@@ -1,7 +1,7 @@
 """A classifier on pre-trained features, or a baseline from scratch.
 
-    python jobs/finetune.py --config recipes/digits.yaml --init runs/pretrain
-    python jobs/finetune.py --config recipes/digits.yaml --stage baseline
+python jobs/finetune.py --config recipes/digits.yaml --init runs/pretrain
+python jobs/finetune.py --config recipes/digits.yaml --stage baseline
 """
 
 import sys

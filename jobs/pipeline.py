@@ -1,6 +1,6 @@
 """Pre-training, fine-tuning, a cross-entropy baseline and the evaluation of both.
 
-    python jobs/pipeline.py --config recipes/digits.yaml
+python jobs/pipeline.py --config recipes/digits.yaml
 """
 
 import sys

@@ -17,10 +17,9 @@ import psutil
 import pytest
 import torch
 
-from afa_dist.config import DataConfig
+from afa_dist.config import DataConfig, ScalingConfig
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.runtime.cluster import connected, private_folder
-from afa_dist.runtime.placement import Placement
+from afa_dist.runtime.cluster import private_folder, session
 
 torch.set_num_threads(1)
 
@@ -44,20 +43,20 @@ def ray_cluster():
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(folder / "token"),
-        RAY_TMPDIR=str(folder),
+        RAY_TMPDIR=str(folder / "ray"),
         RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{ports['dashboard']}",
     )
     bin_folder = Path(sys.executable).parent
     command = [bin_folder / "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ports['gcs']}"]
-    command += [f"--temp-dir={folder}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}"]
+    command += [f"--temp-dir={folder / 'ray'}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}"]
     command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"  # jobs call `python`
     with (folder / "ray-start.log").open("w") as log:
         head = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PATH": path}, start_new_session=True)
-    os.environ["RAY_ADDRESS"] = address = f"127.0.0.1:{ports['gcs']}"
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{ports['gcs']}"
     try:
         wait_for_port(ports["dashboard"], head, folder / "ray-start.log")
-        with connected(Placement(workers=2, gpu=False, threads=1, cluster=address)):
+        with session(ScalingConfig(workers=1, threads=1)):
             yield
     finally:
         del os.environ["RAY_ADDRESS"]
@@ -88,7 +87,14 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path, seconds: floa
 @pytest.fixture(scope="session")
 def trained(digits, tmp_path_factory):
     """A small classifier of digits with some robustness, trained in a few seconds."""
-    from afa_dist.config import FinetuneRun, ModelConfig, OptimiserConfig, ScheduleConfig, TrainAttackConfig, ValidationConfig
+    from afa_dist.config import (
+        FinetuneRun,
+        ModelConfig,
+        OptimiserConfig,
+        ScheduleConfig,
+        TrainAttackConfig,
+        ValidationConfig,
+    )
     from afa_dist.distributed import World
     from afa_dist.models.export import load_classifier
     from afa_dist.training.job import train
@@ -99,7 +105,7 @@ def trained(digits, tmp_path_factory):
         model=ModelConfig(width=8, norm="group"),
         attack=TrainAttackConfig(eps=0.1, steps=2, step_size=0.075),
         optimiser=OptimiserConfig(lr=0.1),
-        schedule=ScheduleConfig(epochs=6, batch_size=64, warmup_epochs=1),
+        schedule=ScheduleConfig(epochs=6, batch_size=64, warmup=0.1),
         validation=ValidationConfig(every_epochs=6, steps=2),
     )
     torch.set_num_threads(1)

@@ -37,7 +37,9 @@ def test_imports_point_one_way():
         above = tuple(name.replace("/", ".") for upper in layers[:depth] for name in upper)
         for folder in layer:
             for path in (ROOT / folder).rglob("*.py"):
-                wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if name.startswith(above or ("-",))]
+                wrong += [
+                    f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if name.startswith(above or ("-",))
+                ]
     assert not wrong
 
 

@@ -43,7 +43,8 @@ def parse(
         problems.append(Problem("--stage", f"{known.stage!r} is not known; choose one of: {', '.join(stages) or 'none'}"))
     overrides = {name: value for name, value in flags.items() if value is not None and value is not _MISSING}
     config = known.config if isinstance(known.config, str) else None
-    return Arguments(config, overrides, known.print_config, known.dry_run, known.stage, tuple(problems))
+    stage = known.stage if known.stage in stages else None
+    return Arguments(config, overrides, known.print_config, known.dry_run, stage, tuple(problems))
 
 
 def _parser(cls: type[Section], program: str, description: str, stages: Sequence[str]) -> argparse.ArgumentParser:

@@ -19,6 +19,11 @@ LINE_SECONDS = 10.0
 out = Console(highlight=False, soft_wrap=True)
 
 
+def say(what: str | Table) -> None:
+    """Print a line or a table; paths and names are shown as they are, not read as markup."""
+    out.print(what, markup=False)
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -60,9 +65,7 @@ class StageProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
 
     def on_row(self, row: Mapping[str, Any]) -> None:
@@ -74,7 +77,9 @@ class StageProgress:
         if not self._terminal:
             due = time.monotonic() - self._last_line >= LINE_SECONDS
             if due or row["step"] == row["of"]:
-                self._line(f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g})  {row['phase']}: {describe_row(row)}")
+                self._line(
+                    f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g})  {row['phase']}: {describe_row(row)}"
+                )
 
     def on_part(self, done: int, parts: int) -> None:
         """Show that `done` of `parts` are finished."""
@@ -83,7 +88,7 @@ class StageProgress:
             self._line(f"{self.unit} {done}/{parts}")
 
     def _line(self, text: str) -> None:
-        out.print(f"{self.title}: {text}", markup=False)
+        say(f"{self.title}: {text}")
         self._last_line = time.monotonic()
 
 

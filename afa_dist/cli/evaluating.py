@@ -7,14 +7,16 @@ from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import StageProgress, accuracy_table, out
-from afa_dist.cli.job import parse_arguments, resolve_stage, run_job
-from afa_dist.config import EvaluateRun
+from afa_dist.cli.console import StageProgress, accuracy_table, say
+from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
+from afa_dist.cli.specification import build
+from afa_dist.config import DataConfig, EvaluateRun
+from afa_dist.data.catalogue import load_test
 from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import UserError
-from afa_dist.models.export import read_config
+from afa_dist.errors import Problem, UserError
+from afa_dist.models.export import load_classifier, read_config
+from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.evaluate import check, evaluate, model_folder
-from afa_dist.runtime.placement import place
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -24,9 +26,9 @@ def main(program: str, description: str) -> int:
         resolve,
         parse_arguments(EvaluateRun, program, description),
         check=check,
-        partial_check=lambda values: None,
+        check_partly=check_partly,
         dry_run=describe,
-        execute=lambda run, test: execute(run, test) and None,
+        execute=execute,
     )
 
 
@@ -48,23 +50,43 @@ def with_saved(values: Mapping[str, Any]) -> dict[str, Any]:
     return recipes.merge({"data": saved["data"], "threat": saved["threat"]}, values)
 
 
+def check_partly(values: Mapping[str, Any]) -> None:
+    """Check model and data although other options are wrong."""
+    problems: list[Problem] = []
+    model, data = values.get("model"), values.get("data", {})
+    if isinstance(model, str) and model:
+        with collected(problems):
+            load_classifier(model_folder(model))
+    try:
+        config = build(DataConfig, data if isinstance(data, Mapping) else {})
+    except UserError:
+        config = None  # reported with the specification
+    if config is not None:
+        with collected(problems):
+            load_test(config)
+    raise_any(problems)
+
+
 def describe(run: EvaluateRun, test: ImageSet) -> None:
     """Say what would run, and where."""
-    out.print(f"model: {model_folder(run.model)}")
-    out.print(f"data: {len(test)} test images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
-    out.print(f"threat: {run.threat.norm}, eps {run.threat.eps:.4g}; attacks: {', '.join(run.attacks) or 'none'}")
-    out.print(f"runs {place(run.scaling).describe()}")
-    out.print(f"directory: {RunDirectory.of(run).path}")
+    say(f"model: {model_folder(run.model)}")
+    say(f"data: {len(test)} test images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
+    say(f"threat: {run.threat.norm}, eps {run.threat.eps:.4g}; attacks: {', '.join(run.attacks) or 'none'}")
+    say(f"runs {preview(run.scaling)}")
+    say(f"directory: {RunDirectory.of(run).path}")
 
 
-def execute(run: EvaluateRun, test: ImageSet, title: str = "evaluate", *, table: bool = True) -> dict[str, Any]:
-    """Evaluate and show the table; returns the summary."""
-    with StageProgress(title, unit="shard") as progress:
-        summary = evaluate(run, test, progress.on_part)
-    if table:
-        out.print(accuracy_table({run.model: summary}, evaluation_title(run)))
-        out.print(f"run directory: {RunDirectory.of(run).path}")
-    return summary
+def execute(run: EvaluateRun, test: ImageSet) -> None:
+    """Evaluate and show the table."""
+    summary = measure(run, test, "evaluate")
+    say(accuracy_table({run.model: summary}, evaluation_title(run)))
+    say(f"run directory: {RunDirectory.of(run).path}")
+
+
+def measure(run: EvaluateRun, test: ImageSet, title: str) -> dict[str, Any]:
+    """Evaluate with a progress bar; returns the summary."""
+    with session(run.scaling) as placement, StageProgress(title, unit="shard") as progress:
+        return evaluate(run, test, placement, progress.on_part)
 
 
 def evaluation_title(run: EvaluateRun) -> str:

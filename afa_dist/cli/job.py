@@ -1,15 +1,16 @@
 """What every job does around its work: read the command line, collect mistakes, answer with the right exit code.
 
-Exit codes: 0 done, 1 training failed, 2 a mistake in the options or the data (nothing was written), 130 stopped by the
-user (the same command continues).
+Exit codes: 0 done, 1 training failed, 2 a mistake in the options, the data or the cluster, 130 stopped by the user (the
+same command continues).
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -24,33 +25,39 @@ from afa_dist.errors import Problem, TrainingError, UserError
 S = TypeVar("S", bound=Section)
 Prepared = TypeVar("Prepared")
 
-Check = Callable[[S], Prepared]
-"""Looks at data and files, raises UserError, writes nothing."""
-Execute = Callable[[S, Prepared], None]
-PartialCheck = Callable[[Mapping[str, Any]], None]
-"""Looks at data and files as far as a specification that is wrong elsewhere allows; raises UserError."""
+Resolve = Callable[[Arguments], tuple[type[S], dict[str, Any]]]
+"""Finds the options of a run: the class to build, and nested values for it."""
 
 
 def run_job(
-    resolve: Callable[[Arguments], tuple[type[S], dict[str, Any]]],
+    resolve: Resolve[S],
     arguments: Arguments,
     *,
-    check: Check[S, Prepared],
-    partial_check: PartialCheck,
-    dry_run: Execute[S, Prepared],
-    execute: Execute[S, Prepared],
+    check: Callable[[S], Prepared],
+    check_partly: Callable[[Mapping[str, Any]], object],
+    dry_run: Callable[[S, Prepared], object],
+    execute: Callable[[S, Prepared], object],
 ) -> int:
-    """Do a job and return its exit code."""
+    """Do a job and return its exit code.
+
+    check looks at data and files, raises UserError and writes nothing. check_partly does so as far as values that are
+    wrong elsewhere allow, so that all mistakes are reported together.
+    """
     warnings.showwarning = _show_warning
+    # torch's own notices about its next versions are for us, not for the person who runs a job.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    started = False
     try:
-        run = _specification(resolve, arguments, partial_check)
+        run = _specification(resolve, arguments, check_partly)
         if arguments.print_config:
             print(yaml.safe_dump(to_mapping(run), sort_keys=False), end="")
             return 0
         prepared = check(run)
+        started = not arguments.dry_run
         (dry_run if arguments.dry_run else execute)(run, prepared)
     except UserError as error:
-        report(error.problems)
+        report(error.problems, started=started)
         return 2
     except TrainingError as error:
         print(f"afa-dist: {error}", file=sys.stderr)
@@ -61,27 +68,37 @@ def run_job(
     return 0
 
 
-def _specification(
-    resolve: Callable[[Arguments], tuple[type[S], dict[str, Any]]], arguments: Arguments, partial_check: PartialCheck
-) -> S:
+def _specification(resolve: Resolve[S], arguments: Arguments, check_partly: Callable[[Mapping[str, Any]], object]) -> S:
     problems = list(arguments.problems)
     run = None
     values: dict[str, Any] = {}
-    try:
+    with collected(problems):
         cls, values = resolve(arguments)
         run = build(cls, values)
-    except UserError as error:
-        problems.extend(error.problems)
     if run is None or problems:
-        try:
-            partial_check(values)
-        except UserError as error:
-            problems.extend(error.problems)
+        with collected(problems):
+            check_partly(values)
         raise UserError(dict.fromkeys(problems))
     return run
 
 
-def resolve_stage(cls: type[S], stage: str) -> Callable[[Arguments], tuple[type[S], dict[str, Any]]]:
+@contextlib.contextmanager
+def collected(problems: list[Problem]) -> Iterator[None]:
+    """Add the mistakes of a UserError raised inside to `problems`, and go on."""
+    try:
+        yield
+    except UserError as error:
+        problems.extend(error.problems)
+
+
+def raise_any(problems: Iterable[Problem]) -> None:
+    """Raise a UserError with `problems`, each once, if there are any."""
+    unique = tuple(dict.fromkeys(problems))
+    if unique:
+        raise UserError(unique)
+
+
+def resolve_stage(cls: type[S], stage: str) -> Resolve[S]:
     """How a job of one stage finds its options: default < recipe < command line."""
 
     def resolve(arguments: Arguments) -> tuple[type[S], dict[str, Any]]:
@@ -91,11 +108,11 @@ def resolve_stage(cls: type[S], stage: str) -> Callable[[Arguments], tuple[type[
     return resolve
 
 
-def report(problems: Sequence[Problem]) -> None:
+def report(problems: Sequence[Problem], *, started: bool) -> None:
     """Print mistakes to stderr, one a line; one that several stages share is printed once, without their names."""
     problems = _without_repeats(problems)
-    count = len(problems)
-    print(f"afa-dist: {count} mistake{'s' if count != 1 else ''}, nothing was started", file=sys.stderr)
+    count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
+    print(f"afa-dist: {count}{'' if started else ', nothing was started'}", file=sys.stderr)
     for problem in problems:
         print(f"  {problem}", file=sys.stderr)
 

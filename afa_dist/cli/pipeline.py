@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from afa_dist.cli import evaluating, recipes, training
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import accuracy_table, out
-from afa_dist.cli.job import parse_arguments, run_job
+from afa_dist.cli.console import accuracy_table, say
+from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.errors import Problem, UserError
-from afa_dist.runtime.cluster import connected
+from afa_dist.errors import Problem
+from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluate import check as check_evaluation
-from afa_dist.runtime.placement import place
-from afa_dist.training.preflight import training_problems
+from afa_dist.runtime.placement import torchrun_size
+from afa_dist.training.preflight import data_problems
 from afa_dist.training.run_dir import RunDirectory
 
 MODELS = {"AFA + linear": "finetune", "cross-entropy": "baseline"}
@@ -29,7 +29,7 @@ def main(program: str, description: str) -> int:
         resolve,
         parse_arguments(PipelineRun, program, description),
         check=check,
-        partial_check=check_data,
+        check_partly=check_partly,
         dry_run=describe,
         execute=execute,
     )
@@ -38,13 +38,22 @@ def main(program: str, description: str) -> int:
 def resolve(arguments: Arguments) -> tuple[type[PipelineRun], dict[str, Any]]:
     """Options of all stages; the baseline is trained from scratch on clean images, unless told otherwise."""
     recipe = recipes.read_yaml(arguments.config) if arguments.config else {}
-    values = recipes.for_pipeline(recipe, recipes.nest(arguments.overrides))
+    overrides = recipes.nest(arguments.overrides)
+    raise_any(_chained_by_hand(overrides))
+    values = recipes.for_pipeline(recipe, overrides)
     values["baseline"] = recipes.merge({"mode": "full", "objective": "ce"}, values["baseline"])
     attack = values["finetune"].get("attack", {})
     threat = {key: attack[key] for key in ("norm", "eps") if isinstance(attack, Mapping) and key in attack}
     saved = {"data": values["finetune"].get("data", {}), "threat": threat}
     values["evaluate"] = recipes.merge(saved, values["evaluate"])
     return PipelineRun, values
+
+
+def _chained_by_hand(overrides: Mapping[str, Any]) -> Iterator[Problem]:
+    for stage, option in (("finetune", "init"), ("evaluate", "model")):
+        for place, values in ((option, overrides), (f"{stage}.{option}", overrides.get(stage, {}))):
+            if isinstance(values.get(option), str):
+                yield Problem(place, f"is set by the pipeline, which goes from stage to stage; use jobs/{stage}.py")
 
 
 def check(run: PipelineRun) -> dict[DataConfig, DataSplits]:
@@ -54,22 +63,27 @@ def check(run: PipelineRun) -> dict[DataConfig, DataSplits]:
         UserError: all mistakes of all stages.
     """
     problems: list[Problem] = []
+    if torchrun_size() > 1:
+        problems.append(Problem("scaling.workers", "the pipeline takes Ray workers; start it without torchrun"))
     if run.pretrain.model != run.finetune.model:
         problems.append(Problem("finetune.model", "differs from pretrain.model; fine-tuning builds on its weights"))
     splits: dict[DataConfig, DataSplits] = {}
+    for data in dict.fromkeys([*(stage.data for stage in stages_of(run).values()), run.evaluate.data]):
+        with collected(problems):
+            splits[data] = load_splits(data)
     for stage, training_run in stages_of(run).items():
-        try:
-            if training_run.data not in splits:
-                splits[training_run.data] = load_splits(training_run.data)
-            found = training_problems(training_run, splits[training_run.data])
-            problems.extend(problem.under(stage) for problem in found)
-        except UserError as error:
-            problems.extend(error.problems)
+        found = [*RunDirectory.of(training_run).problems(training_run)]
+        if training_run.data in splits:
+            found.extend(data_problems(training_run, splits[training_run.data]))
+        problems.extend(problem.under(stage) for problem in found)
+    if {run.finetune.data, run.evaluate.data} <= splits.keys():
+        tested, trained = splits[run.evaluate.data].test, splits[run.finetune.data].train
+        if tested.shape != trained.shape or tested.classes != trained.classes:
+            problems.append(Problem("evaluate.data", "has images of another size or other classes than finetune.data"))
     for stage in MODELS.values():
         evaluation = evaluation_of(run, stage)
         problems.extend(problem.under("evaluate") for problem in RunDirectory.of(evaluation).problems(evaluation))
-    if problems:
-        raise UserError(dict.fromkeys(problems))
+    raise_any(problems)
     return splits
 
 
@@ -77,39 +91,35 @@ def stages_of(run: PipelineRun) -> dict[str, TrainingRun]:
     return {"pretrain": run.pretrain, "finetune": run.finetune, "baseline": run.baseline}
 
 
-def check_data(values: Mapping[str, Any]) -> None:
+def check_partly(values: Mapping[str, Any]) -> None:
     """Check the data of all stages although options elsewhere are wrong."""
     problems: list[Problem] = []
-    for stage in ("pretrain", "finetune", "baseline"):
-        try:
-            training.check_data(values.get(stage, {}))
-        except UserError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise UserError(dict.fromkeys(problems))
+    for stage in recipes.STAGES:
+        with collected(problems):
+            training.check_partly(values.get(stage, {}))
+    raise_any(problems)
 
 
 def describe(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
     """Say what would run, and where."""
     for stage, training_run in stages_of(run).items():
-        out.print(f"[bold]{stage}[/bold]")
+        say(f"-- {stage}")
         training.describe(training_run, splits[training_run.data])
 
 
 def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
     """All stages, then both models side by side; finished stages of an earlier start are not repeated."""
     results = {}
-    with connected(place(run.scaling)):  # one cluster for all stages
+    with session(run.scaling):  # one cluster for all stages
         for stage, training_run in stages_of(run).items():
             training.execute(training_run, splits[training_run.data], stage)
         for title, stage in MODELS.items():
             evaluation = evaluation_of(run, stage)
-            test = check_evaluation(evaluation)
-            results[title] = evaluating.execute(evaluation, test, f"evaluate {title}", table=False)
+            results[title] = evaluating.measure(evaluation, check_evaluation(evaluation), f"evaluate {title}")
     root = RunDirectory.of(run)
     root.write_json("summary.json", results)
-    out.print(accuracy_table(results, evaluating.evaluation_title(run.evaluate)))
-    out.print(f"run directory: {root.path}")
+    say(accuracy_table(results, evaluating.evaluation_title(run.evaluate)))
+    say(f"run directory: {root.path}")
 
 
 def evaluation_of(run: PipelineRun, stage: str) -> EvaluateRun:

@@ -54,7 +54,7 @@ def is_pixel_distance(hint: Any) -> bool:
 
 def section_class(hint: Any) -> type[Section] | None:
     """The section class in a type such as `DataConfig` or `DataConfig | None`, or None for a plain value."""
-    for arm in (get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)):
+    for arm in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         if isinstance(arm, type) and issubclass(arm, Section):
             return arm
     return None

@@ -56,14 +56,18 @@ class TrainingRun(BaseRun):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        workers, batch = self.scaling.workers, self.schedule.batch_size
-        if workers > 1 and batch % (workers * SLICE):
-            step = workers * SLICE
-            yield Problem(
-                "schedule.batch_size",
-                f"{batch} cannot be shared by scaling.workers {workers}: it must be a multiple of {step} "
-                f"(workers x {SLICE}), for example {max(step, batch // step * step)}",
-            )
+        yield from batch_problems(self.schedule.batch_size, self.scaling.workers)
+
+
+def batch_problems(batch_size: int, workers: int) -> Iterator[Problem]:
+    """Why a global batch cannot be shared by so many workers: each takes whole slices of the randomness."""
+    step = workers * SLICE
+    if workers > 1 and batch_size % step:
+        yield Problem(
+            "schedule.batch_size",
+            f"{batch_size} cannot be shared by {workers} workers: it must be a multiple of {step} (workers x {SLICE}), "
+            f"for example {max(step, batch_size // step * step)}",
+        )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -86,6 +90,8 @@ class FinetuneRun(TrainingRun):
         yield from super().problems()
         if self.init == "scratch" and self.mode == "linear":
             yield Problem("mode", "linear needs a pre-trained extractor: set init to a pre-training run, or mode to full")
+        if self.mode == "linear" and self.attack.bn == "train":
+            yield Problem("attack.bn", "train would change the frozen extractor's statistics; use eval or batch")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -104,6 +110,8 @@ class EvaluateRun(BaseRun):
         yield from super().problems()
         if self.shard_size % SLICE:
             yield Problem("shard_size", f"{self.shard_size} is not a multiple of {SLICE}")
+        if len(set(self.attacks)) < len(self.attacks):
+            yield Problem("attacks", f"{', '.join(self.attacks)} names an attack twice; name each once")
         for name in self.attacks:
             if parse_attack(name) is None:
                 yield Problem("attacks", f"{name!r} is not known; write pgd-STEPS or pgd-STEPSxRESTARTS, such as pgd-50x10")

@@ -45,7 +45,9 @@ class ModelConfig(Section):
         "small-resnet", "small-resnet: 3 stages of 1 block (for demos); resnet18: the CIFAR form, 4 stages of 2 blocks"
     )
     width: int = setting(0, "channels of the first stage; 0 = 32 for small-resnet, 64 for resnet18", ge=0)
-    norm: Literal["batch", "group"] = setting("batch", "normalisation: batch (over the global batch of all workers) or group")
+    norm: Literal["batch", "group"] = setting(
+        "batch", "normalisation: batch (over the global batch of all workers) or group"
+    )
     projection_dim: int = setting(128, "dimensions of the contrastive embedding", ge=2)
     projection_hidden: int = setting(0, "hidden units of the projection head; 0 = as many as features", ge=0)
 
@@ -94,7 +96,7 @@ class TrainAttackConfig(BaseAttackConfig):
     bn: Literal["eval", "batch", "train"] = setting(
         "eval", "BatchNorm while attacking: running statistics, the batch's own, or plain training mode (collapses)"
     )
-    warmup_epochs: float = setting(0.0, "epochs over which eps and the step grow linearly from 0", ge=0)
+    warmup: float = setting(0.0, "share of training over which eps and the step grow linearly from 0", ge=0, le=1)
 
     def scaled_step(self, eps: float) -> float:
         """Step length when the radius is `eps` (the warm-up shrinks both alike)."""
@@ -133,7 +135,9 @@ class ScheduleConfig(Section):
 
     epochs: int = setting(40, "passes over the training images", ge=1)
     batch_size: int = setting(128, "images a step, over all workers together", ge=2)
-    warmup_epochs: float = setting(2.0, "epochs over which the learning rate grows linearly from 0, then cosine to 0", ge=0)
+    warmup: float = setting(
+        0.05, "share of training over which the learning rate grows linearly from 0; then half a cosine to 0", ge=0, le=1
+    )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -150,11 +154,12 @@ class ScalingConfig(Section):
 
     workers: int = setting(
         -1,
-        "0 = in this process, without Ray; N = N DDP workers of Ray Train; -1 = as many as there are GPUs if there are "
-        "several or a cluster is addressed (RAY_ADDRESS), else 0",
+        "0 = in this process, without Ray; N = N DDP workers of Ray Train; -1 = one a GPU where there are several or a "
+        "cluster is addressed (RAY_ADDRESS), else 0",
         ge=-1,
     )
-    threads: int = setting(0, "CPU threads a worker; 0 = the machine's cores shared among the workers", ge=0)
+    device: Literal["auto", "cpu", "gpu"] = setting("auto", "what workers compute on; auto = GPUs if there is one for each")
+    threads: int = setting(0, "CPU threads a worker; 0 = the cores there are, shared among the workers", ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
         "auto",
         "arithmetic: bf16 autocast of network passes with fp32 losses (on GPUs that have it, by auto), fp32, or fp64 to "
@@ -169,7 +174,7 @@ class CheckpointConfig(Section):
 
     every_epochs: int = setting(1, "save after every so many epochs", ge=1)
     every_steps: int = setting(0, "also save after every so many steps; 0 = only at ends of epochs", ge=0)
-    keep_last: int = setting(2, "how many of the newest to keep, beside the best", ge=1)
+    keep_last: int = setting(2, "how many of the newest to keep, beside the best; 2, so that one may be damaged", ge=2)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

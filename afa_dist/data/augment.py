@@ -38,7 +38,5 @@ def crop(images_BCHW: torch.Tensor, offsets_B2: torch.Tensor, height: int, width
     rows_BH = offsets_B2[:, 0, None] + torch.arange(height, device=device)
     columns_BW = offsets_B2[:, 1, None] + torch.arange(width, device=device)
     batch_B = torch.arange(images_BCHW.shape[0], device=device)
-    windows_BHWC = images_BCHW.permute(0, 2, 3, 1)[
-        batch_B[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]
-    ]
+    windows_BHWC = images_BCHW.permute(0, 2, 3, 1)[batch_B[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]]
     return windows_BHWC.permute(0, 3, 1, 2).contiguous()

@@ -98,7 +98,7 @@ def _torchvision_cifar(config: DataConfig, split: str, limit: int) -> ImageSet:
         raise UserError.one("data.path", where) from error
     images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(raw.targets, dtype=torch.int64)
-    problems = list(label_problems(labels.numpy(), tuple(raw.classes), str(folder)))
+    problems = list(label_problems(labels.numpy(), tuple(raw.classes), str(folder), training=split == "train"))
     if problems:
         raise UserError(problems)
     return _limited(ImageSet(images, labels, tuple(raw.classes)), limit)
@@ -108,7 +108,9 @@ def _folder(config: DataConfig) -> Path:
     assert config.path is not None
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
-        raise UserError.one("data.path", f"{folder} is not a folder that can be read; give the one with the {config.name} files")
+        raise UserError.one(
+            "data.path", f"{folder} is not a folder that can be read; give the one with the {config.name} files"
+        )
     return folder
 
 

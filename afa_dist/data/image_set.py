@@ -89,8 +89,8 @@ def hold_out(train: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet, Imag
     return train.subset(rest), train.subset(held)
 
 
-def label_problems(labels_N: np.ndarray, classes: tuple[str, ...], where: str) -> Iterator[Problem]:
-    """Mistakes in the labels of a training set: out of range, or a class with a single image."""
+def label_problems(labels_N: np.ndarray, classes: tuple[str, ...], where: str, *, training: bool) -> Iterator[Problem]:
+    """Mistakes in labels: out of range or, in a training set, a class with a single image."""
     if len(labels_N) == 0:
         yield Problem(where, "holds no images")
         return
@@ -102,6 +102,8 @@ def label_problems(labels_N: np.ndarray, classes: tuple[str, ...], where: str) -
             f"label {labels_N[row]} in row {row} is out of range; the file names {len(classes)} classes, "
             f"so labels run from 0 to {len(classes) - 1} ({len(outside)} rows are wrong)",
         )
+        return
+    if not training:
         return
     for label, count in zip(*np.unique(labels_N, return_counts=True), strict=True):
         if count == 1:

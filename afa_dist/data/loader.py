@@ -6,6 +6,7 @@ Legend: B images of this worker, C channels, H height, W width.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +54,7 @@ class Loader:
     def indices(self, step: int) -> np.ndarray:
         """Positions in `data` of the global batch of `step`, in order; the same on every worker."""
         epoch, offset = divmod(step, self.steps_per_epoch)
-        random = np.random.Generator(np.random.Philox(derive_seed("order", self.seed, epoch)))
-        order = random.permutation(len(self.data))
+        order = _epoch_order(self.seed, epoch, len(self.data))
         return order[offset * self.batch_size : (offset + 1) * self.batch_size]
 
     def batch(self, step: int) -> Batch:
@@ -67,3 +67,8 @@ class Loader:
         random = SlicedRandom("augment", self.seed, step, start=start, count=share, device=device)
         pixels = self.augmentation(images.to(self.dtype) / 255, random)
         return Batch(pixels, self.data.labels_N[index].to(device, non_blocking=True), start)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(derive_seed("order", seed, epoch))).permutation(images)

@@ -58,7 +58,7 @@ def load_parquet(folder: Path, split: str, limit: int = 0) -> ImageSet:
     if not files:
         raise UserError.one(str(folder), f"holds no {split}*.parquet (looked in it, in data/ and in {split}/)")
     table = _read(files)
-    problems = list(_label_problems(table))
+    problems = list(_label_problems(table, training=split == "train"))
     if problems:
         raise UserError(problems)
     rows = np.arange(len(table.labels_N))
@@ -97,9 +97,7 @@ def _read(files: list[Path]) -> _Table:
 def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
     """Names of the image and the label column."""
     columns = ", ".join(schema.names)
-    image = [
-        f.name for f in schema if pa.types.is_struct(f.type) and any(child.name == "bytes" for child in f.type)
-    ]
+    image = [f.name for f in schema if pa.types.is_struct(f.type) and any(child.name == "bytes" for child in f.type)]
     label = [name for name in LABEL_COLUMNS if name in schema.names and pa.types.is_integer(schema.field(name).type)]
     problems = []
     if not image:
@@ -121,9 +119,9 @@ def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
         return ()
 
 
-def _label_problems(table: _Table) -> Iterator[Problem]:
+def _label_problems(table: _Table, *, training: bool) -> Iterator[Problem]:
     names = str(table.files[0][0]) if len(table.files) == 1 else f"{table.files[0][0]} and {len(table.files) - 1} more"
-    yield from label_problems(table.labels_N, table.classes, names)
+    yield from label_problems(table.labels_N, table.classes, names, training=training)
 
 
 def _decode(table: _Table, rows: np.ndarray) -> torch.Tensor:
@@ -145,7 +143,9 @@ def _decode(table: _Table, rows: np.ndarray) -> torch.Tensor:
         if pixels.shape != out.shape[1:]:
             path, number = table.origin(int(row))
             (height, width), (first_height, first_width) = pixels.shape[:2], out.shape[1:3]
-            what = f"row {number} is {width}x{height} pixels, the first image {first_width}x{first_height}; make them one size"
+            what = (
+                f"row {number} is {width}x{height} pixels, the first image {first_width}x{first_height}; make them one size"
+            )
             raise UserError.one(str(path), what)
         out[position] = pixels
     assert out is not None

@@ -7,6 +7,8 @@ import dataclasses
 import torch
 import torch.distributed as dist
 
+_TEXT_BYTES = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class World:
@@ -49,6 +51,17 @@ class World:
         if self.size == 1:
             return flag
         return not self.all_true(torch.tensor(not flag, device=self.device))
+
+    def texts(self, text: str) -> list[str]:
+        """The `text` of every rank, in order, each cut to 1,000 bytes; every rank gets the same list."""
+        if self.size == 1:
+            return [text]
+        row = torch.zeros(_TEXT_BYTES, dtype=torch.uint8, device=self.device)
+        data = text.encode()[:_TEXT_BYTES]
+        row[: len(data)] = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)[: len(data)].to(self.device)
+        rows = [torch.empty_like(row) for _ in range(self.size)]
+        dist.all_gather(rows, row)
+        return [bytes(r.cpu().tolist()).rstrip(b"\0").decode(errors="ignore") for r in rows]
 
     def barrier(self) -> None:
         if self.size > 1:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afa_dist.evaluation.shards import STANDING, ShardResult
+from afa_dist.files import write_aside
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal."""
@@ -58,6 +59,4 @@ def write_per_image(path: Path, shards: Sequence[ShardResult]) -> None:
             "broken_by": pa.array(broken_by, pa.string()),
         }
     )
-    aside = path.with_suffix(".tmp")
-    pq.write_table(table, aside)
-    aside.replace(path)
+    write_aside(path, lambda aside: pq.write_table(table, aside))

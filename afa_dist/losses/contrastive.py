@@ -47,7 +47,8 @@ def afa_loss(
         own_copy: whether that other view is a positive or left out entirely.
         denominator: which keys stand under the fraction.
     """
-    similarity_AK = anchors_AD @ keys_KD.T / temperature
+    with torch.autocast(anchors_AD.device.type, enabled=False):  # called inside the attack, whose passes may be bf16
+        similarity_AK = anchors_AD @ keys_KD.T / temperature
     valid_AK = torch.ones_like(similarity_AK, dtype=torch.bool)
     left_out = [self_A, own_copy_A if own_copy == "excluded" else None]
     for index_A in left_out:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from afa_dist.config import FinetuneRun, ModelConfig
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import UserError
+from afa_dist.files import write_json, write_tensors
 from afa_dist.models.build import DataShape, build_classifier
 from afa_dist.models.networks import Classifier
 
@@ -32,9 +33,7 @@ class ExportedClassifier:
 def save_classifier(folder: Path, weights: Mapping[str, torch.Tensor], run: FinetuneRun, shape: DataShape) -> None:
     """Write weights and configuration; weights first, so that a folder with a config.json is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {name: _single(tensor.detach().cpu()).contiguous() for name, tensor in weights.items()}
-    save_file(plain, folder / "model.safetensors.tmp")
-    (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", {name: _single(tensor) for name, tensor in weights.items()})
     config = {
         "format": FORMAT,
         "model": to_mapping(run.model),
@@ -43,8 +42,7 @@ def save_classifier(folder: Path, weights: Mapping[str, torch.Tensor], run: Fine
         "threat": {"norm": run.attack.norm, "eps": run.attack.eps},
         "seed": run.seed,
     }
-    (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "config.json.tmp").replace(folder / "config.json")
+    write_json(folder / "config.json", config)
 
 
 def load_classifier(folder: Path) -> ExportedClassifier:

@@ -13,13 +13,15 @@ import functools
 import os
 import secrets
 import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from afa_dist.config import ScalingConfig
 from afa_dist.errors import UserError
-from afa_dist.runtime.placement import OWN_CLUSTER, Placement
+from afa_dist.runtime.placement import OWN_CLUSTER, Placement, addressed_cluster, cores, place_here, place_on_nodes
 
 _SETTINGS = {
     # A report waits until it is polled; the default of 2 s adds seconds to every short run.
@@ -29,28 +31,47 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_LONGEST_TMPDIR = 25
+"""Ray's sockets lie deep below its folder, and the path of a socket may have 107 characters."""
+
 
 @contextlib.contextmanager
-def connected(placement: Placement) -> Iterator[None]:
-    """Be connected to the addressed cluster, or to one of our own that ends with this block.
+def session(scaling: ScalingConfig) -> Iterator[Placement]:
+    """Decide where `scaling` computes, and be connected to Ray for as long if it takes that.
 
-    Does nothing without workers, or when this process is connected already (several stages share one cluster).
+    Sessions may be nested: the inner one uses the outer one's cluster, so several stages share one.
 
     Raises:
-        UserError: the addressed cluster does not answer.
+        UserError: the cluster does not answer, or can never hold what is asked for.
     """
-    if placement.workers == 0 or _is_connected():
-        yield
+    here = place_here(scaling)
+    if here is not None:
+        yield here
         return
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    with _joined(placement.cluster) if placement.cluster else _own(placement):
-        yield
+    cluster = addressed_cluster()
+    with contextlib.ExitStack() as stack:
+        if not is_connected():
+            stack.enter_context(_joined(cluster) if cluster else _own(max(1, scaling.workers) * max(1, scaling.threads)))
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield place_on_nodes(scaling, nodes, cluster)
 
 
-def _is_connected() -> bool:
-    import sys
+def preview(scaling: ScalingConfig) -> str:
+    """Words for where `scaling` would compute, without connecting to anything."""
+    here = place_here(scaling)
+    if here is not None:
+        return here.describe()
+    workers = f"{scaling.workers} workers" if scaling.workers > 0 else "as many workers as there are GPUs"
+    cluster = addressed_cluster()
+    return f"{workers} of {f'the cluster at {cluster}' if cluster else 'Ray on this machine'}"
 
+
+def is_connected() -> bool:
+    """Whether this process is part of a Ray cluster."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
@@ -61,34 +82,49 @@ def _joined(address: str) -> Iterator[None]:
     # a failed connection after 20 s instead of the reason.
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _probe(address)
     import ray
 
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        what = f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}); start it, or unset RAY_ADDRESS"
-        raise UserError.one("RAY_ADDRESS", what) from error
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError.one("RAY_ADDRESS", _no_answer(address, str(error).strip().splitlines()[0])) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _probe(address: str) -> None:
+    """Fail at once when nothing listens; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return  # "auto", or a form that Ray itself must judge
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError.one("RAY_ADDRESS", _no_answer(address, error.strerror or str(error))) from error
+
+
+def _no_answer(address: str, reason: str) -> str:
+    return f"no Ray cluster answers at {address} ({reason}); start it with `ray start --head`, or unset RAY_ADDRESS"
+
+
 @contextlib.contextmanager
-def _own(placement: Placement) -> Iterator[None]:
+def _own(cpus: int) -> Iterator[None]:
     folder = private_folder()
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
-    os.environ["RAY_TMPDIR"] = str(folder)
+    os.environ["RAY_TMPDIR"] = str(folder / "ray")
     import ray
 
     context = ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, placement.workers * placement.threads),
+        num_cpus=max(cores(), cpus),
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,
-        _temp_dir=str(folder),
+        _temp_dir=str(folder / "ray"),
     )
     # Children must find this cluster and no other that the machine may run.
     os.environ["RAY_ADDRESS"] = os.environ[OWN_CLUSTER] = context.address_info["gcs_address"]
@@ -101,36 +137,15 @@ def _own(placement: Placement) -> Iterator[None]:
 
 @functools.cache
 def private_folder() -> Path:
-    """A folder of this process for Ray's sockets and logs, with a fresh token in it; removed at exit.
+    """A folder of this process that nobody else can enter: `token`, fresh, and `ray/` for Ray; removed at exit.
 
-    Its path is short, since that of a socket may have 107 characters at most. The token file has mode 0600 (Ray's own
-    would be readable by all).
+    Ray opens its own folder to everybody, so that one lies inside a closed one.
     """
-    folder = Path(tempfile.mkdtemp(prefix="afa-"))
+    base = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="afa-", dir=base if len(base) <= _LONGEST_TMPDIR else "/tmp"))  # noqa: S108
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "ray").mkdir()
     descriptor = os.open(folder / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return folder
-
-
-def has_gpus(count: int) -> bool:
-    """Whether the connected cluster has `count` GPUs."""
-    import ray
-
-    return bool(ray.cluster_resources().get("GPU", 0) >= count)
-
-
-def check_resources(workers: int, threads: int, gpu: bool) -> None:
-    """Refuse what the connected cluster can never give; Ray itself would wait for it forever."""
-    import ray
-
-    have: dict[str, Any] = ray.cluster_resources()
-    problems = []
-    if gpu and have.get("GPU", 0) < workers:
-        problems.append(f"{workers} workers need {workers} GPUs, the cluster has {have.get('GPU', 0):g}")
-    if have.get("CPU", 0) < workers * threads:
-        need = f"{workers} workers with {threads} threads need {workers * threads} CPUs"
-        problems.append(f"{need}, the cluster has {have.get('CPU', 0):g}; lower scaling.threads")
-    if problems:
-        raise UserError.one("scaling.workers", "; ".join(problems))

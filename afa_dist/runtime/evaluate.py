@@ -18,8 +18,7 @@ from afa_dist.errors import Problem, UserError
 from afa_dist.evaluation.shards import ShardResult, evaluate_shard, shard_starts
 from afa_dist.evaluation.summary import summarise, write_per_image
 from afa_dist.models.export import ExportedClassifier, load_classifier
-from afa_dist.runtime.cluster import connected
-from afa_dist.runtime.placement import Placement, place
+from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import RunDirectory, runs_root
 
@@ -46,6 +45,8 @@ def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: Im
     recorded = directory.read_json("evaluation/summary.json")
     if recorded and recorded["model_sha256"] != weights_hash(model_folder(run.model)):
         yield Problem("name", f"{directory.path} holds the evaluation of other weights; choose another name")
+    if recorded and recorded["data_fingerprint"] != test.fingerprint():
+        yield Problem("name", f"{directory.path} holds an evaluation on other images; choose another name")
 
 
 def weights_hash(folder: Path) -> str:
@@ -53,13 +54,15 @@ def weights_hash(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def evaluate(run: EvaluateRun, test: ImageSet, on_shard: OnShard) -> dict[str, Any]:
-    """Evaluate and write `evaluation/summary.json` and `per_image.parquet`; a finished evaluation is only read back."""
+def evaluate(run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: OnShard) -> dict[str, Any]:
+    """Evaluate and write `evaluation/summary.json` and `per_image.parquet`; a finished evaluation is only read back.
+
+    Call it inside the session that gave `placement`.
+    """
     directory = RunDirectory.of(run)
     if recorded := directory.read_json("evaluation/summary.json"):
         return recorded
     directory.create(run, provenance(run.seed, test.fingerprint()))
-    placement = place(run.scaling)
     starts = list(shard_starts(len(test), run.shard_size))
     shards = []
     for shard in _shards(run, test, starts, placement):
@@ -89,11 +92,9 @@ def _shards(run: EvaluateRun, test: ImageSet, starts: list[int], placement: Plac
         for start in starts:
             yield evaluator.evaluate(start)
         return
-    with connected(placement):
-        # Imports Ray, which must come after the settings of its cluster.
-        from afa_dist.runtime.ray_evaluate import evaluate_on_ray
+    from afa_dist.runtime.ray_evaluate import evaluate_on_ray  # imports Ray, after the session's settings
 
-        yield from evaluate_on_ray(run, starts, placement)
+    yield from evaluate_on_ray(run, starts, placement)
 
 
 class ShardEvaluator:
@@ -118,6 +119,8 @@ def check(run: EvaluateRun) -> ImageSet:
     """
     problems: list[Problem] = []
     exported, test = None, None
+    if torchrun_size() > 1:
+        problems.append(Problem("scaling.workers", "evaluation is shared by Ray workers; start it without torchrun"))
     if not run.model:
         problems.append(Problem("model", "missing; give the run directory of a fine-tuning run, or an exported folder"))
     else:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from afa_dist.config import TrainingRun
+from afa_dist.config.runs import batch_problems
 from afa_dist.data.catalogue import DataSplits
+from afa_dist.errors import UserError
 from afa_dist.runtime import in_process
-from afa_dist.runtime.cluster import connected
-from afa_dist.runtime.placement import Placement, place
-from afa_dist.training.recorder import OnRow
+from afa_dist.runtime.placement import Placement, is_main_process, torchrun_size
 from afa_dist.training.provenance import provenance
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 
 
-def launch(run: TrainingRun, splits: DataSplits, on_row: OnRow, placement: Placement | None = None) -> dict[str, Any]:
-    """Create the run directory and train; returns the summary."""
-    placement = placement or place(run.scaling)
+def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: OnRow) -> dict[str, Any]:
+    """Create the run directory and train, inside the session that gave `placement`; returns the summary.
+
+    Raises:
+        UserError: the batch cannot be shared by the workers that the session found; nothing is written then.
+        TrainingError: training could not go on.
+    """
+    workers = placement.workers or torchrun_size()
+    if problems := list(batch_problems(run.schedule.batch_size, workers)):
+        raise UserError(problems)
     directory = RunDirectory.of(run)
-    if in_process.is_main_process():
-        directory.create(run, provenance(run.seed, splits.fingerprint()))
+    start = secrets.token_hex(8)
+    if is_main_process():
+        directory.create(run, {"start": start, **provenance(run.seed, splits.fingerprint())})
     if placement.workers == 0:
         return in_process.fit(run, splits, directory, placement, on_row)
-    with connected(placement):
-        from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of its cluster
+    from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
 
-        return ray_train.fit(run, directory, placement, on_row)
+    return ray_train.fit(run, directory, placement, start, on_row)

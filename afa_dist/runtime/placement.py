@@ -1,13 +1,15 @@
-"""Where a run will compute: workers, devices and threads, decided before anything starts."""
+"""Where a run will compute: workers, devices and threads."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from afa_dist.config import ScalingConfig
+from afa_dist.errors import UserError
 
 OWN_CLUSTER = "AFA_DIST_OWN_CLUSTER"
 """Environment variable with the address of a cluster that this process started."""
@@ -15,39 +17,92 @@ OWN_CLUSTER = "AFA_DIST_OWN_CLUSTER"
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """workers: 0 for this process, else Ray workers. gpu: one GPU a worker. threads: CPU threads a worker."""
+    """workers: 0 for this process (or those of torchrun), else Ray workers. gpu: one GPU a worker. threads: CPU
+    threads a worker. cluster: address of a running cluster, None for one of our own."""
 
     workers: int
     gpu: bool
     threads: int
-    cluster: str | None
-    """Address of the running cluster to join; None starts one on this machine (if workers > 0)."""
+    cluster: str | None = None
 
     def describe(self) -> str:
         what = "GPU" if self.gpu else f"CPU, {self.threads} thread{'s' if self.threads > 1 else ''}"
         if self.workers == 0:
-            return f"in this process ({what})"
+            size = torchrun_size()
+            return f"in this process ({what})" if size == 1 else f"in {size} processes of torchrun ({what} each)"
         where = f"the cluster at {self.cluster}" if self.cluster else "Ray on this machine"
         return f"{self.workers} worker{'s' if self.workers > 1 else ''} of {where} ({what} each)"
 
 
-def place(scaling: ScalingConfig) -> Placement:
-    """Decide from `scaling`, this machine's GPUs, and RAY_ADDRESS.
+def torchrun_size() -> int:
+    """Number of processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
-    With a cluster addressed, its own resources decide about GPUs once it is joined; a driver without a GPU may use a
-    cluster that has some, so `gpu` is settled again by `afa_dist.runtime.cluster`.
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run: always, except under torchrun on other ranks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def addressed_cluster() -> str | None:
+    """Address of a cluster that the user wants to be joined (RAY_ADDRESS)."""
+    address = os.environ.get("RAY_ADDRESS") or None
+    return None if address == os.environ.get(OWN_CLUSTER) else address
+
+
+def place_here(scaling: ScalingConfig) -> Placement | None:
+    """The placement of a run that needs no Ray, or None when it takes Ray workers.
+
+    Raises:
+        UserError: Ray workers or GPUs are asked for where they cannot be had.
     """
-    cluster = os.environ.get("RAY_ADDRESS") or None
-    if cluster == os.environ.get(OWN_CLUSTER):
-        cluster = None  # an earlier stage of this process started it
     gpus = torch.cuda.device_count()
-    workers = scaling.workers
-    if workers < 0:
-        workers = max(gpus, 1) if cluster else (gpus if gpus > 1 else 0)
-    return Placement(workers, gpus > 0, scaling.threads or default_threads(workers), cluster)
+    if torchrun_size() > 1 and scaling.workers > 0:
+        what = (
+            f"{scaling.workers} Ray workers cannot be started from each process of torchrun; set it to 0, or leave torchrun"
+        )
+        raise UserError.one("scaling.workers", what)
+    ray_by_default = addressed_cluster() is not None or (gpus > 1 and scaling.device != "cpu")
+    if torchrun_size() == 1 and (scaling.workers > 0 or (scaling.workers < 0 and ray_by_default)):
+        return None
+    if scaling.device == "gpu" and gpus == 0:
+        raise UserError.one("scaling.device", "gpu is not possible: torch sees no GPU here; use auto or cpu")
+    share = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Placement(0, scaling.device != "cpu" and gpus > 0, scaling.threads or max(1, cores() // share))
 
 
-def default_threads(workers: int) -> int:
-    """The cores this process may use, shared among the workers."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, workers))
+def place_on_nodes(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], cluster: str | None) -> Placement:
+    """The placement of Ray workers on `nodes` (resources of each alive node: CPU, GPU, ...).
+
+    Raises:
+        UserError: the nodes can never hold what is asked for. Ray itself would wait for it forever.
+    """
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    workers = scaling.workers if scaling.workers > 0 else max(1, gpus if scaling.device != "cpu" else 1)
+    gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
+    threads = scaling.threads or _widest(nodes, workers, gpu)
+    if _room(nodes, threads, gpu) < workers:
+        need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
+        have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        what = f"{workers} workers with {need} each do not fit: the nodes have {have}; lower it, scaling.threads, or set scaling.device cpu"
+        raise UserError.one("scaling.workers", what)
+    return Placement(workers, gpu, threads, cluster)
+
+
+def _room(nodes: Sequence[Mapping[str, float]], threads: int, gpu: bool) -> int:
+    """How many workers fit; one never spans two nodes."""
+    fits = [int(node.get("CPU", 0) // threads) for node in nodes]
+    if gpu:
+        fits = [min(fit, int(node.get("GPU", 0))) for fit, node in zip(fits, nodes, strict=True)]
+    return sum(fits)
+
+
+def _widest(nodes: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> int:
+    """The most threads a worker can have with all workers in place; 1 if even that does not fit."""
+    most = int(max((node.get("CPU", 0) for node in nodes), default=1))
+    return next((threads for threads in range(most, 0, -1) if _room(nodes, threads, gpu) >= workers), 1)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,8 +11,8 @@ from ray.util import ActorPool
 
 from afa_dist.config import EvaluateRun
 from afa_dist.evaluation.shards import ShardResult
-from afa_dist.runtime.cluster import check_resources, has_gpus
-from afa_dist.runtime.evaluate import ShardEvaluator, model_folder
+from afa_dist.runtime.evaluate import ShardEvaluator
+from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
 
 
@@ -29,22 +27,12 @@ class _Worker:
 
 def evaluate_on_ray(run: EvaluateRun, starts: list[int], placement: Placement) -> Iterator[ShardResult]:
     """Yield shards as they finish, in any order."""
-    gpu = placement.gpu or has_gpus(placement.workers)
-    check_resources(placement.workers, placement.threads, gpu)
-    run = absolute(run)
     worker_class = ray.remote(max_restarts=3, max_task_retries=3)(_Worker)
-    options = {"num_cpus": placement.threads, "num_gpus": 1 if gpu else 0}
-    workers = [worker_class.options(**options).remote(run, placement.threads, gpu) for _ in range(placement.workers)]
+    options = {"num_cpus": placement.threads, "num_gpus": 1 if placement.gpu else 0}
+    arguments = (absolute(run), placement.threads, placement.gpu)
+    workers = [worker_class.options(**options).remote(*arguments) for _ in range(placement.workers)]
 
     def submit(worker: Any, start: int) -> Any:
         return worker.evaluate.remote(start)
 
     yield from ActorPool(workers).map_unordered(submit, starts)
-
-
-def absolute(run: EvaluateRun) -> EvaluateRun:
-    """`run` with paths that mean the same in a worker's working directory."""
-    path = run.data.path and str(Path(run.data.path).expanduser().resolve())
-    return dataclasses.replace(
-        run, model=str(model_folder(run.model)), data=dataclasses.replace(run.data, path=path)
-    )

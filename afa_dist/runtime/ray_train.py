@@ -6,7 +6,7 @@ it holds only Ray's bookkeeping.
 
 from __future__ import annotations
 
-import dataclasses
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,37 +15,37 @@ import torch
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device
 
-from afa_dist.config import FinetuneRun, TrainingRun
+from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError, UserError
-from afa_dist.runtime.cluster import check_resources, has_gpus
+from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
-from afa_dist.training.job import train
+from afa_dist.training.job import agree, train
 from afa_dist.training.recorder import OnRow
-from afa_dist.training.run_dir import RunDirectory, runs_root
-
-FAILURE = "failure.json"
+from afa_dist.training.run_dir import RunDirectory
 
 
-def fit(run: TrainingRun, directory: RunDirectory, placement: Placement, on_row: OnRow) -> dict[str, Any]:
+def fit(run: TrainingRun, directory: RunDirectory, placement: Placement, start: str, on_row: OnRow) -> dict[str, Any]:
     """Train on Ray workers and return the run's summary.
+
+    start: the identity of this start in provenance.json, by which workers recognise the shared run directory.
 
     Raises:
         TrainingError: the loop gave up, or more workers were lost than scaling.max_failures.
-        UserError: the cluster cannot be reached or has not what was asked for.
     """
-    (directory.path / FAILURE).unlink(missing_ok=True)
-    gpu = placement.gpu or has_gpus(placement.workers)
-    check_resources(placement.workers, placement.threads, gpu)
-    run = absolute(run)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"run": run, "directory": str(directory.path), "threads": placement.threads},
+        train_loop_config={
+            "run": absolute(run),
+            "directory": str(directory.path),
+            "threads": placement.threads,
+            "start": start,
+        },
         scaling_config=ray_train.ScalingConfig(
             num_workers=placement.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": placement.threads, **({"GPU": 1} if gpu else {})},
+            use_gpu=placement.gpu,
+            resources_per_worker={"CPU": placement.threads, **({"GPU": 1} if placement.gpu else {})},
         ),
         run_config=ray_train.RunConfig(
             name="ray",
@@ -55,45 +55,67 @@ def fit(run: TrainingRun, directory: RunDirectory, placement: Placement, on_row:
     )
     with RowTail(directory, on_row):
         try:
-            trainer.fit()
+            outcome = _fit_interruptibly(trainer)
         except ray_train.TrainingFailedError as error:
             raise TrainingError(_reason(error, directory, run)) from error
-    if failure := directory.read_json(FAILURE):
-        raise TrainingError(failure["message"])
-    summary = directory.read_json("summary.json")
-    if summary is None:
-        raise TrainingError(f"the workers ended without a result; their logs are under {directory.path / 'ray'}")
-    return summary
+    if "failure" in outcome:
+        raise TrainingError(outcome["failure"])
+    return dict(outcome["summary"])
 
 
-def absolute(run: TrainingRun) -> TrainingRun:
-    """`run` with paths that mean the same in a worker, whose working directory is another."""
-    if run.data.path is not None:
-        path = str(Path(run.data.path).expanduser().resolve())
-        run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=path))
-    if isinstance(run, FinetuneRun) and run.init != "scratch":
-        run = dataclasses.replace(run, init=str(runs_root(run.init)))
-    return run
+def _fit_interruptibly(trainer: TorchTrainer) -> dict[str, Any]:
+    """`trainer.fit()` in a thread: in the main one Ray would take over Ctrl-C, and keep it after the fit."""
+    box: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            box["result"] = trainer.fit().return_value
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if "error" in box:
+        raise box["error"]
+    return box["result"] or {"failure": "the workers ended without a result"}
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    """One worker's life. Failures that a restart would only repeat are returned, not raised."""
     torch.set_num_threads(config["threads"])
     run: TrainingRun = config["run"]
     directory = RunDirectory(Path(config["directory"]))
+    world = World.current(get_device())
     try:
-        train(run, load_splits(run.data), directory, World.current(get_device()), on_row=lambda row: None)
-    except (TrainingError, UserError) as error:
-        # Trying again would meet the same end, so the group must not be restarted: leave a note and end normally.
-        directory.write_json(FAILURE, {"message": str(error), "rank": ray_train.get_context().get_world_rank()})
+        splits, error = None, None
+        try:
+            _check_shared(directory, config["start"])
+            splits = load_splits(run.data)
+        except UserError as found:
+            error = found
+        agree(world, error)
+        assert splits is not None
+        return {"summary": train(run, splits, directory, world, on_row=lambda row: None)}
+    except (TrainingError, UserError) as failure:
+        return {"failure": str(failure)}
+
+
+def _check_shared(directory: RunDirectory, start: str) -> None:
+    """Make sure that this node sees the directory the driver wrote to: checkpoints must survive a change of node."""
+    starts = (directory.read_json("provenance.json") or {"starts": []})["starts"]
+    if not any(entry.get("start") == start for entry in starts):
+        where = f"{directory.path} on {socket.gethostname()} is not the folder that the driver sees"
+        raise UserError.one("runs_dir", f"{where}; use a folder that all nodes share")
 
 
 def _reason(error: BaseException, directory: RunDirectory, run: TrainingRun) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     last = lines[-1].strip() if lines else type(error).__name__
-    return (
-        f"training stopped after scaling.max_failures = {run.scaling.max_failures} restarts: {last}. The last checkpoint is "
-        f"intact; the same command continues from it. Logs: {directory.path / 'ray'}"
-    )
+    saved = directory.checkpoints.steps()
+    rest = f"the same command continues from step {saved[-1]}" if saved else "nothing had been saved yet"
+    return f"training stopped after scaling.max_failures = {run.scaling.max_failures} restarts: {last}. {rest.capitalize()}"
 
 
 class RowTail(threading.Thread):
@@ -127,5 +149,3 @@ class RowTail(threading.Thread):
         for row in rows[self._seen :]:
             self.on_row(row)
         self._seen = len(rows)
-
-

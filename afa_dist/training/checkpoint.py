@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
@@ -24,9 +23,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from afa_dist.errors import TrainingError
+from afa_dist.files import sync, write_json, write_tensors
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -67,18 +67,16 @@ class CheckpointStore:
         aside = self.folder / f".{target.name}.tmp"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        save_file(_plain(checkpoint.model), aside / "model.safetensors")
-        save_file(_plain(checkpoint.optimiser), aside / "optimiser.safetensors")
+        write_tensors(aside / "model.safetensors", checkpoint.model)
+        write_tensors(aside / "optimiser.safetensors", checkpoint.optimiser)
         write_json(aside / "state.json", {"step": checkpoint.step, **checkpoint.state})
         files = {entry.name: _describe(entry) for entry in sorted(aside.iterdir())}
         write_json(aside / "manifest.json", {"format": FORMAT, "files": files})
-        for entry in aside.iterdir():
-            _sync(entry)
-        _sync(aside)
-        if target.exists():  # the same step again, after a resume from an earlier one: the new one replaces it
-            shutil.rmtree(target)
-        os.replace(aside, target)
-        _sync(self.folder)
+        sync(aside)
+        if target.exists():
+            self._set_aside(checkpoint.step)
+        aside.replace(target)
+        sync(self.folder)
         return target
 
     def load(self, step: int) -> Checkpoint:
@@ -132,32 +130,37 @@ class CheckpointStore:
             warnings.warn(f"the best checkpoint is damaged, step {newest.step} is used: {error}", stacklevel=2)
             return newest
 
-    def prune(self, keep_last: int, best_step: int | None) -> None:
-        """Delete all but the newest `keep_last` and the best."""
-        for step in self.steps()[:-keep_last]:
-            if step != best_step:
+    def set_aside_after(self, step: int) -> None:
+        """Rename checkpoints newer than `step`, which a resume passed over because they are damaged.
+
+        Left in place they would count as the newest, and whole ones would be deleted in their stead.
+        """
+        for newer in self.steps():
+            if newer > step:
+                self._set_aside(newer)
+
+    def _set_aside(self, step: int) -> None:
+        target = self.path(step).with_name(f"{self.path(step).name}.damaged")
+        shutil.rmtree(target, ignore_errors=True)
+        self.path(step).replace(target)
+
+    def prune(self, keep_last: int) -> None:
+        """Delete all but the newest `keep_last` and the best checkpoint that each of those knows."""
+        steps = self.steps()
+        kept = set(steps[-keep_last:])
+        kept |= {best for step in steps[-keep_last:] if (best := self._best_known_to(step)) is not None}
+        for step in steps:
+            if step not in kept:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that `path` is never half written."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(aside, path)
-
-
-def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    def _best_known_to(self, step: int) -> int | None:
+        try:
+            state = json.loads((self.path(step) / "state.json").read_text())
+            return int(state["best"]["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -12,32 +13,68 @@ from torch.nn.parallel import DistributedDataParallel
 from afa_dist.config import FinetuneRun, PretrainRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.distributed import World, derive_seed
-from afa_dist.errors import UserError
+from afa_dist.errors import TrainingError, UserError
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive
 from afa_dist.models.export import save_classifier
 from afa_dist.models.networks import Classifier
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.loop import Trainer
-from afa_dist.training.recorder import OnRow
 from afa_dist.training.pretrain import PretrainStep
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory, runs_root
 
 
 def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: World, on_row: OnRow) -> dict[str, Any]:
-    """Run `run` to its end on this worker and return its summary (also written as summary.json by the main worker)."""
-    started = time.monotonic()
-    step = make_step(run, data_shape(splits), world)
-    result = Trainer(step, run, splits, directory, world, on_row).run()
-    seconds = time.monotonic() - started
-    summary = {**result, "seconds": round(seconds, 1), "data_fingerprint": splits.fingerprint()}
-    if world.is_main:
-        # A second start of a finished run does nothing; it must not overwrite how long the first one took.
-        earlier = directory.read_json("summary.json")
-        if earlier and earlier["steps"] == result["steps"]:
-            summary = earlier
-        export(run, directory, data_shape(splits))
-        directory.write_json("summary.json", summary)
-    return summary
+    """Run `run` to its end on this worker and return its summary (also written as summary.json by the main worker).
+
+    Raises:
+        UserError: the directory is in use, or the weights to start from do not fit.
+        TrainingError: the run cannot go on, or another worker could not start.
+    """
+    with contextlib.ExitStack() as stack:
+        error, step = None, None
+        try:
+            if world.is_main:
+                stack.enter_context(directory.locked())
+            step = make_step(run, data_shape(splits), world)
+        except (UserError, TrainingError) as found:
+            error = found
+        agree(world, error)
+        assert step is not None
+        if world.size > 1:
+            step.forward = wrap(step.net, world)
+        started = time.monotonic()
+        result = Trainer(step, run, splits, directory, world, on_row).run()
+        seconds = time.monotonic() - started
+        if world.is_main:
+            finish(run, splits, directory, {**result, "seconds_of_last_start": round(seconds, 1)})
+        world.barrier()  # nobody goes on to what builds on this before it is written
+        return dict(directory.read_json("summary.json"))
+
+
+def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result: dict[str, Any]) -> None:
+    """Export the best model and write the summary; a finished run that is started again keeps its first one."""
+    earlier = directory.read_json("summary.json")
+    if earlier and earlier["steps"] == result["steps"]:
+        return
+    if isinstance(run, FinetuneRun):
+        checkpoint = directory.checkpoints.best()
+        assert checkpoint is not None
+        save_classifier(directory.model, checkpoint.model, run, data_shape(splits))
+    directory.write_json("summary.json", {**result, "data_fingerprint": splits.fingerprint()})
+
+
+def agree(world: World, error: Exception | None) -> None:
+    """Go on only if every worker can; otherwise all stop, instead of waiting for the one that is missing.
+
+    Raises:
+        Exception: `error`, on the worker that has one; elsewhere a TrainingError with the others' messages.
+    """
+    texts = world.texts(str(error) if error else "")
+    if error is not None:
+        raise error
+    if any(texts):
+        raise TrainingError("; ".join(f"worker {rank}: {text}" for rank, text in enumerate(texts) if text))
 
 
 def data_shape(splits: DataSplits) -> DataShape:
@@ -54,8 +91,6 @@ def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep 
     step.net.to(world.device, torch.float64 if run.scaling.precision == "fp64" else torch.float32)
     if world.device.type == "cuda":
         step.net.to(memory_format=torch.channels_last)
-    if world.size > 1:
-        step.forward = wrap(step.net, world)
     return step
 
 
@@ -98,12 +133,3 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16"
-
-
-def export(run: TrainingRun, directory: RunDirectory, shape: DataShape) -> None:
-    """Write the best classifier to `model/`; pre-training has none to write."""
-    if not isinstance(run, FinetuneRun):
-        return
-    checkpoint = directory.checkpoints.best()
-    assert checkpoint is not None
-    save_classifier(directory.model, checkpoint.model, run, shape)

@@ -161,7 +161,7 @@ class Trainer:
             momentum = momentum_tensors(self.optimiser, self.named)
             state = {"best": best, "last": self.last, "seed": self.config.seed}
             self.directory.checkpoints.save(Checkpoint(self.done, self.step.net.state_dict(), momentum, state))
-            self.directory.checkpoints.prune(self.config.checkpoint.keep_last, self.best.step if self.best else None)
+            self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, if there is one; every worker reads the same one."""
@@ -175,4 +175,5 @@ class Trainer:
             self.last = dict(checkpoint.state["last"])
         self.world.barrier()  # nobody may write a newer checkpoint before all have read this one
         if self.world.is_main:
+            self.directory.checkpoints.set_aside_after(self.done)
             self.recorder = Recorder(self.directory, self.done, self.config.tracking.tensorboard, self.on_row)

@@ -34,9 +34,7 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def momentum_tensors(
-    optimiser: torch.optim.SGD, named: Iterable[tuple[str, nn.Parameter]]
-) -> dict[str, torch.Tensor]:
+def momentum_tensors(optimiser: torch.optim.SGD, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, torch.Tensor]:
     """The momentum buffer of each parameter that has one, by the parameter's name."""
     buffers = {}
     for name, parameter in named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 from afa_dist.config import FinetuneRun, TrainingRun
@@ -13,20 +14,29 @@ from afa_dist.training.job import data_shape, load_encoder, pretraining_director
 from afa_dist.training.run_dir import RunDirectory
 
 
-def training_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
-    """Mistakes of a training run that its specification alone does not show."""
+def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
+    """Mistakes of a training run that show beside its data."""
     batch, images = run.schedule.batch_size, len(splits.train)
     if batch > images:
         yield Problem("schedule.batch_size", f"{batch} is more than the {images} training images; use at most {images}")
+    yield from RunDirectory.of(run).data_problems(splits.fingerprint())
+
+
+def directory_problems(run: TrainingRun) -> Iterator[Problem]:
+    """Mistakes that show in the run directory and in the one this run starts from."""
     yield from RunDirectory.of(run).problems(run)
+    if isinstance(run, FinetuneRun) and run.init != "scratch":
+        start = pretraining_directory(run.init)
+        summary = start.read_json("summary.json") if start.path.is_dir() else None
+        if not start.path.is_dir():
+            yield Problem("init", f"{run.init} is not a folder; give the run directory of a pre-training run, or scratch")
+        elif summary is None:
+            yield Problem("init", f"{run.init} is not a finished training run (it has no summary.json); finish it first")
 
 
 def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     """Why the weights a fine-tuning run is to start from cannot be used."""
-    if not isinstance(run, FinetuneRun) or run.init == "scratch":
-        return
-    if not pretraining_directory(run.init).path.is_dir():
-        yield Problem("init", f"{run.init} is not a folder; give the run directory of a pre-training run, or scratch")
+    if not isinstance(run, FinetuneRun) or run.init == "scratch" or any(directory_problems(run)):
         return
     try:
         load_encoder(build_classifier(run.model, data_shape(splits)), run.init)
@@ -34,3 +44,9 @@ def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
         yield Problem("init", str(error))
     except UserError as error:
         yield from error.problems
+    if pretraining_directory(run.init).read_json("summary.json")["data_fingerprint"] != splits.fingerprint():
+        warnings.warn(
+            f"{run.init} was pre-trained on other images than these: if it saw the held-out ones, the choice of the best "
+            "checkpoint is too optimistic (test accuracies are not affected)",
+            stacklevel=2,
+        )

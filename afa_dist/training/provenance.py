@@ -20,7 +20,7 @@ PACKAGES = ("afa-dist", "torch", "torchvision", "numpy", "pyarrow", "safetensors
 def provenance(seed: int, data_fingerprint: str) -> dict[str, Any]:
     """A record of everything outside the specification that a result may depend on."""
     return {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": seed,
         "data_fingerprint": data_fingerprint,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ import yaml
 from afa_dist.config import BaseRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError
-from afa_dist.training.checkpoint import CheckpointStore, write_json
+from afa_dist.files import write_json, write_text
+from afa_dist.training.checkpoint import CheckpointStore
 
 MAY_CHANGE = ("scaling", "tracking", "runs_dir")
 """Sections that do not change results: a run may be resumed with other values."""
@@ -39,31 +44,61 @@ class RunDirectory:
         return self.path / "model"
 
     def problems(self, run: BaseRun) -> Iterator[Problem]:
-        """Why `run` cannot use this directory: it holds another run, or something else."""
+        """Why `run` cannot use this directory: no place for it, or it holds another run, or something else."""
         if not self.path.exists():
+            parent = next(folder for folder in self.path.parents if folder.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                yield Problem("runs_dir", f"{parent} is not a folder that can be written to; choose another runs_dir")
             return
         if not self.path.is_dir() or (any(self.path.iterdir()) and not (self.path / "config.yaml").exists()):
             yield Problem("name", f"{self.path} exists and is not a run directory; choose another name")
             return
-        recorded = self.read_config()
-        if not recorded:
-            return
-        differences = list(_differences(recorded, to_mapping(run)))
-        if differences:
-            keys = "; ".join(differences)
+        if self.has_results() and (differences := list(_differences(self.read_config(), to_mapping(run)))):
             yield Problem(
                 "name",
-                f"{self.path} holds a run with another specification ({keys}); choose another name, or repeat its options "
-                "to resume it",
+                f"{self.path} holds a run with another specification ({'; '.join(differences)}); choose another name, or "
+                "repeat its options to resume it",
             )
+
+    def has_results(self) -> bool:
+        """Whether a run got as far as to leave anything that another one must not be mixed with."""
+        return any((self.path / name).exists() for name in ("checkpoints", "metrics.jsonl", "summary.json", "evaluation"))
+
+    def data_problems(self, fingerprint: str) -> Iterator[Problem]:
+        """Whether the images are still those of the earlier start."""
+        starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
+        if self.has_results() and starts and starts[-1].get("data_fingerprint", fingerprint) != fingerprint:
+            yield Problem("data", f"the images are not those that {self.path} was started with; choose another name")
+
+    @contextlib.contextmanager
+    def locked(self, patience_seconds: float = 10.0) -> Iterator[None]:
+        """Hold this directory for one run; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            UserError: another process holds it, for longer than a worker that is being replaced takes to vanish.
+        """
+        with (self.path / "lock").open("a+") as file:
+            deadline = time.monotonic() + patience_seconds
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        file.seek(0)
+                        holder = file.read().strip() or "another process"
+                        what = f"{self.path} is in use by {holder}; wait for it, or choose another name"
+                        raise UserError.one("name", what) from error
+                    time.sleep(0.1)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
 
     def create(self, run: BaseRun, provenance: Mapping[str, Any]) -> None:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        config = self.path / "config.yaml"
-        aside = config.with_name(".config.yaml.tmp")
-        aside.write_text(yaml.safe_dump(to_mapping(run), sort_keys=False))
-        os.replace(aside, config)
+        write_text(self.path / "config.yaml", yaml.safe_dump(to_mapping(run), sort_keys=False))
         earlier = self.read_json("provenance.json") or {"starts": []}
         write_json(self.path / "provenance.json", {"starts": [*earlier["starts"], dict(provenance)]})
 
@@ -106,9 +141,7 @@ class RunDirectory:
         """Drop rows after `step`: the resumed run writes them again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         if self.metrics_file.exists():
-            aside = self.metrics_file.with_name(".metrics.jsonl.tmp")
-            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            os.replace(aside, self.metrics_file)
+            write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def runs_root(runs_dir: str) -> Path:

@@ -23,13 +23,13 @@ class Schedule:
 
     def lr(self, step: int) -> float:
         """Linear warm-up to the peak, then a half cosine to 0 at the end; `step` counts from 0."""
-        warmup = self.schedule.warmup_epochs * self.steps_per_epoch
+        warmup = self.schedule.warmup * self.total_steps
         if step < warmup:
             return self.peak_lr * (step + 1) / (warmup + 1)
         done = (step - warmup) / max(1.0, self.total_steps - warmup)
         return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def eps(self, step: int) -> float:
-        """Linear growth from 0 over the attack's warm-up epochs, then the configured radius."""
-        warmup = self.attack.warmup_epochs * self.steps_per_epoch
+        """Linear growth from 0 over the attack's warm-up, then the configured radius."""
+        warmup = self.attack.warmup * self.total_steps
         return self.attack.eps * min(1.0, step / warmup) if warmup > 0 else self.attack.eps

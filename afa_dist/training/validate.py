@@ -31,7 +31,7 @@ def validate(
     meter = Meter(world)
     zero = torch.zeros((), device=world.device)
     names = ["clean_acc", "robust_acc"] if config.steps else ["clean_acc"]
-    meter.add({name: (zero, 0) for name in names})
+    meter.add(dict.fromkeys(names, (zero, 0)))
     chunk = SLICE * SLICES_A_PASS
     # Small held-out sets are shared too: never more than an even share of slices in one pass.
     share = -(-len(held_out) // (SLICE * world.size)) * SLICE

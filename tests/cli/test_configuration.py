@@ -90,7 +90,10 @@ def test_any_text_for_any_option_is_taken_or_refused_by_name(text, data):
         assert len(str(error).splitlines()) < 10
 
 
-@pytest.mark.parametrize(("cls", "script"), [(PretrainRun, "pretrain"), (FinetuneRun, "finetune"), (EvaluateRun, "evaluate"), (PipelineRun, "pipeline")])
+@pytest.mark.parametrize(
+    ("cls", "script"),
+    [(PretrainRun, "pretrain"), (FinetuneRun, "finetune"), (EvaluateRun, "evaluate"), (PipelineRun, "pipeline")],
+)
 def test_help_explains_every_option(cls, script, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(cls, ["--help"], program=script, description="")

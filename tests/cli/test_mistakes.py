@@ -118,7 +118,9 @@ def test_a_recipe_that_is_no_recipe(text, monkeypatch, capsys, tmp_path):
 
 
 def test_pipeline_reports_a_shared_mistake_once(tmp_path):
-    done = job("pipeline.py", "--config", ROOT / "recipes/digits.yaml", "--data.name", "x", "--attack.eps", "-1", cwd=tmp_path)
+    done = job(
+        "pipeline.py", "--config", ROOT / "recipes/digits.yaml", "--data.name", "x", "--attack.eps", "-1", cwd=tmp_path
+    )
     check_message(done.returncode, done.stderr, "\n  data.name: 'x'")
     assert done.stderr.count("data.name") == 1
     assert list(tmp_path.iterdir()) == []

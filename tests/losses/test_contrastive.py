@@ -57,9 +57,7 @@ def case(seed, anchors, keys, classes, dim=6):
 )
 def test_equals_the_naive_loops_in_value_and_gradient(denominator, own_copy, seed, anchors, keys, classes, t):
     z, k, y, yk, self_A, own_A = case(seed, anchors, keys, classes)
-    got = afa_loss(
-        z, k, y, yk, temperature=t, self_A=self_A, own_copy_A=own_A, own_copy=own_copy, denominator=denominator
-    )
+    got = afa_loss(z, k, y, yk, temperature=t, self_A=self_A, own_copy_A=own_A, own_copy=own_copy, denominator=denominator)
     want = naive(z, k, y, yk, t, self_A, own_A, own_copy, denominator)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     weights = torch.linspace(0.5, 1.5, anchors, dtype=torch.float64)  # unequal, so that no row hides another

@@ -3,15 +3,20 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from afa_dist.config import (
     ContrastiveAttackConfig,
     DataConfig,
+    EvaluateRun,
     FinetuneRun,
     MethodConfig,
     ModelConfig,
@@ -19,27 +24,29 @@ from afa_dist.config import (
     PretrainRun,
     ScalingConfig,
     ScheduleConfig,
+    ThreatConfig,
     TrackingConfig,
     TrainAttackConfig,
     ValidationConfig,
 )
 from afa_dist.data.catalogue import load_splits
 from afa_dist.errors import TrainingError, UserError
+from afa_dist.runtime.cluster import session
+from afa_dist.runtime.evaluate import check, evaluate
 from afa_dist.runtime.launch import launch
-from afa_dist.runtime.placement import Placement
 from afa_dist.training.run_dir import RunDirectory
 
 pytestmark = pytest.mark.ray
 
-TWO = Placement(workers=2, gpu=False, threads=1, cluster=None)
-HERE = Placement(workers=0, gpu=False, threads=1, cluster=None)
+ROOT = Path(__file__).parents[2]
+
 RUN = PretrainRun(
     data=DataConfig(crop_padding=1),
     model=ModelConfig(width=8, norm="batch", projection_dim=16),
     method=MethodConfig(keys="both"),
-    attack=ContrastiveAttackConfig(eps=0.1, steps=2, warmup_epochs=2),
+    attack=ContrastiveAttackConfig(eps=0.1, steps=2, warmup=0.5),
     optimiser=OptimiserConfig(lr=0.05),
-    schedule=ScheduleConfig(epochs=4, batch_size=128, warmup_epochs=1),
+    schedule=ScheduleConfig(epochs=4, batch_size=128, warmup=0.25),
     validation=ValidationConfig(steps=3),
     scaling=ScalingConfig(workers=2, precision="fp64"),
     tracking=TrackingConfig(tensorboard=False, log_every_steps=5),
@@ -50,16 +57,20 @@ def run_in(folder, run=RUN, **changes):
     return dataclasses.replace(run, name="run", runs_dir=str(folder), **changes)
 
 
-def go(run, placement):
+def go(run, workers=2):
+    """Launch `run` on so many Ray workers, or here."""
+    run = dataclasses.replace(run, scaling=dataclasses.replace(run.scaling, workers=workers, threads=1))
     rows = []
-    summary = launch(run, load_splits(run.data), rows.append, placement)
+    with session(run.scaling) as placement:
+        assert placement.workers == workers
+        summary = launch(run, load_splits(run.data), placement, rows.append)
     return summary, rows, RunDirectory.of(run)
 
 
 def test_two_ray_workers_end_with_the_metrics_of_one_process(ray_cluster, tmp_path):
     """In fp64: in fp32 the sign in the attack turns rounding into other adversarial images after some dozen steps."""
-    alone, _, here = go(run_in(tmp_path / "alone"), HERE)
-    together, rows, there = go(run_in(tmp_path / "together"), TWO)
+    alone, _, here = go(run_in(tmp_path / "alone"), workers=0)
+    together, rows, there = go(run_in(tmp_path / "together"))
     want, got = here.metrics(), there.metrics()
     assert len(want) == len(got) == 12
     for a, b in zip(want, got, strict=True):
@@ -90,7 +101,7 @@ def test_a_killed_worker_is_survived(ray_cluster, tmp_path):
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    summary, _, _ = go(run, TWO)
+    summary, _, _ = go(run)
     killer.join()
     assert killed
     assert killed[0] < summary["steps"] == 120
@@ -108,32 +119,53 @@ def train_workers():
 def test_a_loss_that_is_not_finite_fails_the_run_at_once(ray_cluster, tmp_path):
     run = run_in(tmp_path, optimiser=OptimiserConfig(lr=1e30))
     with pytest.raises(TrainingError, match="not finite"):
-        go(run, TWO)
+        go(run)
 
 
 def test_what_the_cluster_cannot_give_is_refused(ray_cluster, tmp_path):
-    many = dataclasses.replace(TWO, workers=64)
     run = run_in(tmp_path, schedule=ScheduleConfig(epochs=1, batch_size=1024))
-    with pytest.raises(UserError, match="64 workers with 1 threads need 64 CPUs, the cluster has"):
-        go(run, many)
+    with pytest.raises(UserError, match="64 workers with 1 CPU each do not fit: the nodes have 2 CPUs"):
+        go(run, workers=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_does_not_answer_is_an_error_within_seconds(tmp_path):
+    command = [sys.executable, ROOT / "jobs/pretrain.py", "--scaling.workers", "2"]
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stops_a_ray_run_with_a_word_on_how_to_go_on(ray_cluster, tmp_path):
+    command = [sys.executable, ROOT / "jobs/pretrain.py", "--scaling.workers", "2", "--scaling.threads", "1"]
+    command += ["--model.width", "8", "--schedule.epochs", "500", "--tracking.tensorboard", "false"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        deadline = time.monotonic() + 90
+        while not list(tmp_path.glob("runs/run/checkpoints/step-*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert "the same command continues" in message
+    assert "Traceback" not in message
 
 
 def test_evaluation_on_ray_equals_the_one_in_process(ray_cluster, tmp_path):
-    import pyarrow.parquet as pq
-
-    from afa_dist.config import EvaluateRun, ThreatConfig
-    from afa_dist.runtime.evaluate import check, evaluate
-
     fine = FinetuneRun(
         name="model",
         runs_dir=str(tmp_path),
         mode="full",
         model=ModelConfig(width=8),
         attack=TrainAttackConfig(eps=0.1, steps=1),
-        schedule=ScheduleConfig(epochs=1, batch_size=64, warmup_epochs=0),
+        schedule=ScheduleConfig(epochs=1, batch_size=64, warmup=0),
         tracking=TrackingConfig(tensorboard=False),
     )
-    go(fine, HERE)
+    go(fine, workers=0)
     tables = []
     for workers in (0, 2):
         run = EvaluateRun(
@@ -145,7 +177,8 @@ def test_evaluation_on_ray_equals_the_one_in_process(ray_cluster, tmp_path):
             shard_size=96,
             scaling=ScalingConfig(workers=workers, threads=1),
         )
-        evaluate(run, check(run), lambda done, parts: None)
+        with session(run.scaling) as placement:
+            evaluate(run, check(run), placement, lambda done, parts: None)
         tables.append(pq.read_table(tmp_path / run.name / "evaluation" / "per_image.parquet"))
     assert tables[0].num_rows == 360
     assert tables[0].equals(tables[1])

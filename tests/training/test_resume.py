@@ -23,21 +23,21 @@ from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError
 from afa_dist.training.checkpoint import DamagedCheckpoint
-from afa_dist.training.job import make_step, data_shape, train
+from afa_dist.training.job import data_shape, make_step, train
 from afa_dist.training.loop import Trainer
 from afa_dist.training.run_dir import RunDirectory
 
 SMALL = {
     "data": DataConfig(train_limit=300, crop_padding=1, flip=True),
     "model": ModelConfig(width=8, projection_dim=16),
-    "schedule": ScheduleConfig(epochs=3, batch_size=64, warmup_epochs=1),
+    "schedule": ScheduleConfig(epochs=3, batch_size=64, warmup=0.33),
     "validation": ValidationConfig(steps=2),
     "checkpoint": CheckpointConfig(every_steps=3),
     "tracking": TrackingConfig(log_every_steps=2, tensorboard=False),
 }
 RUNS = {
     "pretrain": PretrainRun(
-        **SMALL, method=MethodConfig(keys="both"), attack=ContrastiveAttackConfig(eps=0.1, steps=2, warmup_epochs=2)
+        **SMALL, method=MethodConfig(keys="both"), attack=ContrastiveAttackConfig(eps=0.1, steps=2, warmup=0.66)
     ),
     "finetune": FinetuneRun(**SMALL, mode="full", attack=TrainAttackConfig(eps=0.1, steps=2)),
 }

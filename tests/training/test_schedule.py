@@ -7,7 +7,7 @@ from afa_dist.training.schedule import Schedule
 
 
 def make(**attack):
-    config = ScheduleConfig(epochs=10, batch_size=8, warmup_epochs=2)
+    config = ScheduleConfig(epochs=10, batch_size=8, warmup=0.2)
     return Schedule(config, TrainAttackConfig(eps=0.2, **attack), peak_lr=0.4, steps_per_epoch=5)
 
 
@@ -22,7 +22,7 @@ def test_warms_up_to_the_peak_and_ends_near_zero():
 
 
 def test_eps_grows_linearly_and_the_step_with_it():
-    schedule = make(warmup_epochs=4, step_size=0.05)
+    schedule = make(warmup=0.4, step_size=0.05)
     assert schedule.eps(0) == 0
     assert schedule.eps(10) == pytest.approx(0.1)
     assert schedule.eps(20) == schedule.eps(49) == 0.2

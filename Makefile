@@ -1,0 +1,43 @@
+# make demo    train, attack and compare on scikit-learn's digits, in minutes
+# make test    all tests
+# make lint    formatting and lint, as CI checks them; make format mends what can be mended
+# make types   the type checker
+# Everything is installed into .venv (about 6 GB: torch brings its GPU libraries along).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format types clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python jobs/pipeline.py --config recipes/digits.yaml
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "afa-dist needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+# torchattacks pins versions of requests from 2021, which it needs for downloads only: without its dependencies.
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps torchattacks
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,24 @@
+"""Paths that mean the same in a worker, whose working directory is another."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from afa_dist.config import EvaluateRun, FinetuneRun, TrainingRun
+from afa_dist.training.run_dir import runs_root
+
+R = TypeVar("R", TrainingRun, EvaluateRun)
+
+
+def absolute(run: R) -> R:
+    """`run` with the paths of data and of what it starts from made absolute."""
+    if run.data.path is not None:
+        path = str(Path(run.data.path).expanduser().resolve())
+        run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=path))
+    if isinstance(run, FinetuneRun) and run.init != "scratch":
+        run = dataclasses.replace(run, init=str(runs_root(run.init)))
+    if isinstance(run, EvaluateRun):
+        run = dataclasses.replace(run, model=str(runs_root(run.model)))
+    return run
