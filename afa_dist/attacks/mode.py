@@ -28,10 +28,10 @@ def attack_mode(model: nn.Module, bn: BnPolicy = "eval") -> Iterator[None]:
         for parameter, _ in needs_grad:
             parameter.requires_grad_(False)
         if bn == "batch":
-            for module, _ in tracking:
+            for bn_module, _ in tracking:
                 # In training mode a layer that tracks nothing normalises by the batch and writes no buffer.
-                module.training = True
-                module.track_running_stats = False
+                bn_module.training = True
+                bn_module.track_running_stats = False
         yield
     finally:
         for module, training in modes:

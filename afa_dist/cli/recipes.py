@@ -95,7 +95,7 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
 
 def for_pipeline(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """All stages from a recipe and the command line; on the command line too, a stage's own option goes before."""
-    whole = {"name": "pipeline", **dict.fromkeys(STAGES, {}), **recipe}
+    whole = {"name": "pipeline", **{stage: {} for stage in STAGES}, **recipe}
     if "name" in overrides:
         whole["name"] = overrides["name"]
     common = {key: value for key, value in merge(whole, overrides).items() if key not in STAGES}

@@ -24,7 +24,6 @@ S = TypeVar("S", bound=Section)
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-@functools.cache
 def hints_of(cls: type[Section]) -> dict[str, Any]:
     """The types of a section's fields, `Annotated` kept."""
     return typing.get_type_hints(cls, include_extras=True)

@@ -65,8 +65,8 @@ def batch_problems(batch_size: int, workers: int) -> Iterator[Problem]:
     if workers > 1 and batch_size % step:
         yield Problem(
             "schedule.batch_size",
-            f"{batch_size} cannot be shared by {workers} workers: it must be a multiple of {step} (workers x {SLICE}), "
-            f"for example {max(step, batch_size // step * step)}",
+            f"{batch_size} cannot be shared by {workers} workers (scaling.workers): it must be a multiple of {step}, "
+            f"that is workers x {SLICE}; for example {max(step, batch_size // step * step)}",
         )
 
 

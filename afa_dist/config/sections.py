@@ -45,9 +45,7 @@ class ModelConfig(Section):
         "small-resnet", "small-resnet: 3 stages of 1 block (for demos); resnet18: the CIFAR form, 4 stages of 2 blocks"
     )
     width: int = setting(0, "channels of the first stage; 0 = 32 for small-resnet, 64 for resnet18", ge=0)
-    norm: Literal["batch", "group"] = setting(
-        "batch", "normalisation: batch (over the global batch of all workers) or group"
-    )
+    norm: Literal["batch", "group"] = setting("batch", "normalisation: batch (over all workers' images) or group")
     projection_dim: int = setting(128, "dimensions of the contrastive embedding", ge=2)
     projection_hidden: int = setting(0, "hidden units of the projection head; 0 = as many as features", ge=0)
 

@@ -13,7 +13,7 @@ import torch
 from afa_dist.config import DataConfig
 from afa_dist.data.image_set import ImageSet, choose_evenly, hold_out, label_problems
 from afa_dist.data.parquet import load_parquet
-from afa_dist.errors import UserError
+from afa_dist.errors import Problem, UserError
 
 DIGITS_TEST = 360
 """Test images of the digits, a fifth of the 1,797."""
@@ -40,7 +40,8 @@ def load_splits(config: DataConfig) -> DataSplits:
         UserError: files missing or damaged, or data that cannot be trained on; all mistakes of both splits together.
     """
     load = _SOURCES[config.name]
-    parts, problems = [], []
+    parts: list[ImageSet] = []
+    problems: list[Problem] = []
     for split, limit in (("train", config.train_limit), ("test", config.test_limit)):
         try:
             parts.append(load(config, split, limit))

@@ -43,7 +43,7 @@ class ImageSet:
         """SHA-256 over sizes, labels and pixels: equal for equal data, wherever it was read from."""
         digest = hashlib.sha256(repr((tuple(self.images_NCHW.shape), self.classes)).encode())
         digest.update(self.labels_N.numpy().tobytes())
-        digest.update(self.images_NCHW.contiguous().numpy())
+        digest.update(self.images_NCHW.contiguous().numpy().data)
         return digest.hexdigest()
 
     def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -143,9 +143,7 @@ def _decode(table: _Table, rows: np.ndarray) -> torch.Tensor:
         if pixels.shape != out.shape[1:]:
             path, number = table.origin(int(row))
             (height, width), (first_height, first_width) = pixels.shape[:2], out.shape[1:3]
-            what = (
-                f"row {number} is {width}x{height} pixels, the first image {first_width}x{first_height}; make them one size"
-            )
+            what = f"row {number} is {width}x{height} pixels, the first image {first_width}x{first_height}"
             raise UserError.one(str(path), what)
         out[position] = pixels
     assert out is not None

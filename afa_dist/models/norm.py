@@ -57,7 +57,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 def norm_factory(name: NormName) -> Callable[[int], nn.Module]:
     """The constructor of the normalisation layer called `name`: channels -> module."""
-    return {"batch": GlobalBatchNorm2d, "group": group_norm}[name]
+    return GlobalBatchNorm2d if name == "batch" else group_norm
 
 
 class PixelNormalise(nn.Module):

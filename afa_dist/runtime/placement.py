@@ -58,9 +58,7 @@ def place_here(scaling: ScalingConfig) -> Placement | None:
     """
     gpus = torch.cuda.device_count()
     if torchrun_size() > 1 and scaling.workers > 0:
-        what = (
-            f"{scaling.workers} Ray workers cannot be started from each process of torchrun; set it to 0, or leave torchrun"
-        )
+        what = f"{scaling.workers} Ray workers cannot be started from each process of torchrun; set 0, or leave torchrun"
         raise UserError.one("scaling.workers", what)
     ray_by_default = addressed_cluster() is not None or (gpus > 1 and scaling.device != "cpu")
     if torchrun_size() == 1 and (scaling.workers > 0 or (scaling.workers < 0 and ray_by_default)):
@@ -84,7 +82,8 @@ def place_on_nodes(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]],
     if _room(nodes, threads, gpu) < workers:
         need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
         have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        what = f"{workers} workers with {need} each do not fit: the nodes have {have}; lower it, scaling.threads, or set scaling.device cpu"
+        what = f"{workers} workers with {need} each do not fit: the nodes have {have}"
+        what += "; lower it or scaling.threads" + (", or set scaling.device cpu" if gpu else "")
         raise UserError.one("scaling.workers", what)
     return Placement(workers, gpu, threads, cluster)
 

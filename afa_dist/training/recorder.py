@@ -27,7 +27,7 @@ class Recorder:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            self._board = SummaryWriter(str(directory.path / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(directory.path / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Record one row: step, epoch, of, phase and metrics."""
@@ -35,9 +35,9 @@ class Recorder:
         if self._board is not None:
             for name, value in row.items():
                 if name not in ("step", "epoch", "of", "phase"):
-                    self._board.add_scalar(f"{row['phase']}/{name}", value, row["step"])  # type: ignore[no-untyped-call]
+                    self._board.add_scalar(f"{row['phase']}/{name}", value, row["step"])
         self._on_row(row)
 
     def close(self) -> None:
         if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()

@@ -30,8 +30,10 @@ class StepOutput:
 class Step(Protocol):
     """One stage's step: from a batch to a loss. It moves no weights."""
 
-    net: nn.Module
-    """What is trained and saved, without a DDP wrapper."""
+    @property
+    def net(self) -> nn.Module:
+        """What is trained and saved, without a DDP wrapper."""
+        ...
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters this stage trains."""

@@ -105,7 +105,7 @@ def test_no_hidden_temperature_factor():
 
 
 def test_float32_is_stable_at_a_low_temperature():
-    z, k, y, yk, self_A, own_A = case(3, 32, 64, 4)
+    z, k, y, yk, self_A, _ = case(3, 32, 64, 4)
     exact = afa_loss(z, k, y, yk, temperature=0.01, self_A=self_A)
     single = afa_loss(z.float(), k.float(), y, yk, temperature=0.01, self_A=self_A)
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-4)

@@ -1,6 +1,5 @@
 """A run that is stopped and started again ends as if it had never stopped."""
 
-import dataclasses
 import shutil
 
 import pytest
@@ -21,8 +20,8 @@ from afa_dist.config import (
 )
 from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
-from afa_dist.errors import TrainingError
-from afa_dist.training.checkpoint import DamagedCheckpoint
+from afa_dist.errors import TrainingError, UserError
+from afa_dist.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from afa_dist.training.job import data_shape, make_step, train
 from afa_dist.training.loop import Trainer
 from afa_dist.training.run_dir import RunDirectory
@@ -53,11 +52,6 @@ def stop_at(step):
             raise Stop
 
     return on_row
-
-
-def outcome(directory, step):
-    checkpoint = directory.checkpoints.load(step)
-    return checkpoint, [row for row in directory.metrics()]
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +119,46 @@ def test_half_written_checkpoints_are_not_seen(splits, tmp_path):
     assert directory.checkpoints.steps()[-1] == first["steps"]
 
 
-def test_best_and_newest_are_kept(splits, tmp_path):
-    run = dataclasses.replace(RUNS["finetune"], checkpoint=CheckpointConfig(every_steps=1, keep_last=1))
-    directory = RunDirectory(tmp_path / "run")
-    directory.create(run, {})
-    summary = train(run, splits, directory, World(), on_row=lambda row: None)
-    assert set(directory.checkpoints.steps()) == {summary["best"]["step"], summary["steps"]}
+def fake(step, best):
+    return Checkpoint(step, {"w": torch.ones(2)}, {}, {"best": {"step": best, "metrics": {}}})
+
+
+def test_the_newest_and_the_best_they_know_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
+        store.save(fake(step, best))
+        store.prune(keep_last=2)
+    assert store.steps() == [5, 6]
+    store.save(fake(7, 5))
+    store.prune(keep_last=2)
+    assert store.steps() == [5, 6, 7]
+
+
+def test_damaged_newer_checkpoints_do_not_push_out_whole_ones(tmp_path):
+    """Resumed from 1 because 9 is damaged: 9 must not count as one of the newest."""
+    store = CheckpointStore(tmp_path)
+    store.save(fake(1, 1))
+    store.save(fake(9, 9))
+    (store.path(9) / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="passed over"):
+        whole = store.newest()
+    assert whole.step == 1
+    store.set_aside_after(whole.step)
+    for step in (2, 3, 4):
+        store.save(fake(step, 1))
+        store.prune(keep_last=2)
+    assert store.steps() == [1, 3, 4]
+    assert store.newest().step == 4
+    assert (tmp_path / "step-00000009.damaged").is_dir()  # nothing is deleted that somebody may want to look at
+
+
+def test_two_runs_in_one_directory_are_refused(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with directory.locked():
+        with pytest.raises(UserError, match="in use by process"), RunDirectory(tmp_path).locked(patience_seconds=0.2):
+            pass
+    with RunDirectory(tmp_path).locked(patience_seconds=0):
+        pass
 
 
 def test_a_loss_that_is_not_finite_moves_no_weight(splits, tmp_path):
@@ -143,7 +171,7 @@ def test_a_loss_that_is_not_finite_moves_no_weight(splits, tmp_path):
     with torch.no_grad():
         step.net.head.fc2.weight[0, 0] = torch.nan
     before = {name: value.clone() for name, value in step.net.named_parameters()}
-    with pytest.raises(TrainingError, match="step 1.*not finite"):
+    with pytest.raises(TrainingError, match=r"step 1.*not finite"):
         trainer.train_step()
     assert all(torch.equal(before[n], p) or torch.isnan(p).any() for n, p in step.net.named_parameters())
     assert trainer.done == 1
