@@ -84,7 +84,7 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
     overrides = overrides or {}
     own = _stage_part(recipe, stage)
     values = merge(shared(recipe, STAGES[stage]), own)
-    if "name" in recipe:
+    if "name" in recipe and any(name in recipe for name in STAGES):
         values["name"] = own.get("name", f"{recipe['name']}/{_FOLDERS.get(stage, stage)}")
         runs_dir = overrides.get("runs_dir", values.get("runs_dir", "runs"))
         option, earlier = _STARTS_FROM.get(stage, ("", ""))

@@ -50,6 +50,11 @@ def test_every_recipe_resolves_and_survives_its_own_record(recipe, stage):
     assert build(STAGES[stage], yaml.safe_load(yaml.safe_dump(to_mapping(run)))) == run
 
 
+def test_the_config_of_a_run_directory_names_the_same_run():
+    run = build(PretrainRun, for_stage(RECIPE, "pretrain"))
+    assert build(PretrainRun, for_stage(to_mapping(run), "pretrain")) == run
+
+
 def test_pipeline_and_single_jobs_resolve_to_the_same_run(monkeypatch, capsys):
     recipe = str(ROOT / "recipes/digits.yaml")
     monkeypatch.setattr(sys, "argv", ["pipeline.py", "--config", recipe, "--attack.steps", "3", "--print-config"])
@@ -62,7 +67,16 @@ def test_pipeline_and_single_jobs_resolve_to_the_same_run(monkeypatch, capsys):
 
 
 def test_a_stage_option_goes_before_a_shared_one_on_the_command_line(monkeypatch, capsys):
-    argv = ["--config", str(ROOT / "recipes/digits.yaml"), "--finetune.attack.eps", "0.1", "--attack.eps", "0.3"]
+    argv = [
+        "--config",
+        str(ROOT / "recipes/cifar10-short.yaml"),
+        "--finetune.attack.eps",
+        "0.1",
+        "--attack.eps",
+        "0.3",
+        "--data.path",
+        "x",
+    ]
     monkeypatch.setattr(sys, "argv", ["pipeline.py", *argv, "--print-config"])
     pipeline.main("pipeline.py", "")
     whole = yaml.safe_load(capsys.readouterr().out)

@@ -154,9 +154,9 @@ def test_damaged_newer_checkpoints_do_not_push_out_whole_ones(tmp_path):
 
 def test_two_runs_in_one_directory_are_refused(tmp_path):
     directory = RunDirectory(tmp_path)
-    with directory.locked():
-        with pytest.raises(UserError, match="in use by process"), RunDirectory(tmp_path).locked(patience_seconds=0.2):
-            pass
+    second = RunDirectory(tmp_path).locked(patience_seconds=0.2)
+    with directory.locked(), pytest.raises(UserError, match="in use by process"), second:
+        pass
     with RunDirectory(tmp_path).locked(patience_seconds=0):
         pass
 
