@@ -1,6 +1,6 @@
 """A classifier on pre-trained features, or a baseline from scratch.
 
-python jobs/finetune.py --config recipes/digits.yaml --init runs/pretrain
+python jobs/finetune.py --config recipes/digits.yaml --name mine-classifier --init runs/mine
 python jobs/finetune.py --config recipes/digits.yaml --stage baseline
 """
 

@@ -1,6 +1,6 @@
 """AFA pre-training of a feature extractor.
 
-python jobs/pretrain.py --config recipes/digits.yaml --seed 1 --attack.eps 0.25
+python jobs/pretrain.py --config recipes/digits.yaml --name mine --attack.eps 0.25
 """
 
 import sys

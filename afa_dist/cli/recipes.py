@@ -79,7 +79,8 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
     """The options of one stage: a recipe's shared part < its own part < overrides.
 
     A recipe called N puts its stages into the run directories N/pretrain, N/finetune, ..., and each starts from the
-    one before, so that the stages can be run one by one or by the pipeline, with the same result.
+    one before, so that the stages can be run one by one or by the pipeline, with the same result. A file without stages,
+    such as the config.yaml of a run, is taken as it stands.
     """
     overrides = overrides or {}
     own = _stage_part(recipe, stage)

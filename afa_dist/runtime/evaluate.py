@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from afa_dist.attacks import Ball
 from afa_dist.config import EvaluateRun
 from afa_dist.data.catalogue import load_test
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, UserError
-from afa_dist.evaluation.shards import ShardResult, evaluate_shard, shard_starts
+from afa_dist.evaluation.evaluator import ShardEvaluator
+from afa_dist.evaluation.shards import ShardResult, shard_starts
 from afa_dist.evaluation.summary import summarise, write_per_image
 from afa_dist.models.export import ExportedClassifier, load_classifier
 from afa_dist.runtime.placement import Placement, torchrun_size
@@ -88,27 +88,13 @@ def evaluate(run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: O
 def _shards(run: EvaluateRun, test: ImageSet, starts: list[int], placement: Placement) -> Iterator[ShardResult]:
     if placement.workers == 0:
         torch.set_num_threads(placement.threads)
-        evaluator = ShardEvaluator(run, "cuda" if placement.gpu else "cpu", test)
+        evaluator = ShardEvaluator(run, model_folder(run.model), "cuda" if placement.gpu else "cpu", test)
         for start in starts:
             yield evaluator.evaluate(start)
         return
     from afa_dist.runtime.ray_evaluate import evaluate_on_ray  # imports Ray, after the session's settings
 
-    yield from evaluate_on_ray(run, starts, placement)
-
-
-class ShardEvaluator:
-    """A loaded model and test set, ready for any shard."""
-
-    def __init__(self, run: EvaluateRun, device: str, test: ImageSet | None = None) -> None:
-        self.run = run
-        self.test = test if test is not None else load_test(run.data)
-        self.net = load_classifier(model_folder(run.model)).net.to(device)
-
-    def evaluate(self, start: int) -> ShardResult:
-        run = self.run
-        ball = Ball(run.threat.norm, run.threat.eps)
-        return evaluate_shard(self.net, self.test, start, run.shard_size, run.attacks, ball, run.seed)
+    yield from evaluate_on_ray(run, model_folder(run.model), starts, placement)
 
 
 def check(run: EvaluateRun) -> ImageSet:

@@ -19,6 +19,4 @@ def absolute(run: R) -> R:
         run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=path))
     if isinstance(run, FinetuneRun) and run.init != "scratch":
         run = dataclasses.replace(run, init=str(runs_root(run.init)))
-    if isinstance(run, EvaluateRun):
-        run = dataclasses.replace(run, model=str(runs_root(run.model)))
     return run
