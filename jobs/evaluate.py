@@ -1,6 +1,6 @@
 """Accuracy of a classifier, clean and attacked.
 
-python jobs/evaluate.py --model runs/mine-classifier --name mine-measured --attacks pgd-20,pgd-50x10
+python jobs/evaluate.py --model runs/mine-classifier --name mine-measured --threat.eps 0.2
 """
 
 import sys

@@ -80,5 +80,8 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
             say(f"continues from the checkpoints in {directory.path}, last saved at step {steps[-1]}")
         with StageProgress(title) as progress:
             summary = launch(run, splits, placement, progress.on_row)
-    say(training_table(summary))
+    if set(summary["last"]) > {"step"}:
+        say(training_table(summary))
+    else:
+        say("no held-out images (data.held_out 0): the last checkpoint counts as the best")
     say(f"run directory: {directory.path}")

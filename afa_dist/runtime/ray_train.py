@@ -87,7 +87,10 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(config["threads"])
     run: TrainingRun = config["run"]
     directory = RunDirectory(Path(config["directory"]))
-    world = World.current(get_device())
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    world = World.current(device)
     try:
         splits, error = None, None
         try:

@@ -62,7 +62,10 @@ def _processor() -> str:
 
 def _code() -> dict[str, str | None]:
     """Commit of the checkout this package lies in, and a hash of what differs from it; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[2]
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top.strip()) != folder:  # installed, perhaps inside the checkout of something else
+        return {"commit": None, "diff_sha256": None}
     commit = _git(folder, "rev-parse", "HEAD")
     diff = _git(folder, "diff", "HEAD")
     return {

@@ -20,8 +20,15 @@ from afa_dist.errors import Problem, UserError
 from afa_dist.files import write_json, write_text
 from afa_dist.training.checkpoint import CheckpointStore
 
-MAY_CHANGE = ("scaling", "tracking", "runs_dir")
-"""Sections that do not change results: a run may be resumed with other values."""
+MAY_CHANGE = (
+    "runs_dir",
+    "tracking",
+    "scaling.workers",
+    "scaling.device",
+    "scaling.threads",
+    "scaling.max_failures",
+)
+"""What a run may be resumed with other values of: where it computes and what is noted beside, not what it is."""
 
 
 class RunDirectory:
@@ -159,7 +166,7 @@ def runs_root(runs_dir: str) -> Path:
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in {**recorded, **now}:
-        if not prefix and key in MAY_CHANGE:
+        if f"{prefix}{key}" in MAY_CHANGE:
             continue
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

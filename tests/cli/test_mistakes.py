@@ -147,4 +147,6 @@ def test_another_specification_in_the_same_directory_is_refused(monkeypatch, cap
     code, message = pretrain(monkeypatch, capsys, *small, "--attack.eps", "4/255", "--seed", "5")
     check_message(code, message, "attack.eps: recorded", "seed: recorded 0, now 5", "another name")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    check_message(*pretrain(monkeypatch, capsys, *small, "--scaling.precision", "fp64"), "scaling.precision")
     assert pretrain(monkeypatch, capsys, *small)[0] == 0  # the same one is taken up again
+    assert pretrain(monkeypatch, capsys, *small, "--tracking.log_every_steps", "1")[0] == 0

@@ -91,6 +91,21 @@ def test_eps_zero_is_clean_supervised_contrast():
     assert step.compute(b, 0, 0.0).loss.item() == pytest.approx((clean + probe).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("keys", ["clean", "both"])
+def test_bf16_passes_still_compute_the_loss_in_fp32(keys):
+    step = step_of(keys=keys)
+    step.bf16 = True
+    b = batch()
+    with attack_mode(step.net), torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = step.objective(b, b.labels_B)(b.images_BCHW)
+    assert inside.dtype == torch.float32
+    out = step.compute(b, 0, 0.1)
+    out.loss.backward()
+    assert out.loss.dtype == torch.float32
+    assert out.loss.item() == pytest.approx(loss(keys=keys), rel=0.02)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in step.parameters())
+
+
 def test_the_probe_does_not_shape_the_features():
     step = step_of()
     out = step.compute(batch(), 0, 0.1)

@@ -1,0 +1,80 @@
+"""What counts as robust, and that it does not depend on how the work is cut."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from afa_dist.attacks import Ball
+from afa_dist.evaluation.shards import STANDING, evaluate_shard, shard_starts
+from afa_dist.evaluation.summary import summarise, wilson_interval, write_per_image
+from afa_dist.models.export import load_classifier
+
+ATTACKS = ("pgd-5", "pgd-10x3")
+
+
+def evaluate(net, test, shard_size, eps=0.1, attacks=ATTACKS, seed=0):
+    starts = shard_starts(len(test), shard_size)
+    return [evaluate_shard(net, test, start, shard_size, attacks, Ball("linf", eps), seed) for start in starts]
+
+
+def test_shards_of_any_size_give_the_same_images(trained, digits, tmp_path):
+    tables = []
+    for size in (48, 112, 368):
+        shards = evaluate(trained, digits.test, size)
+        assert len(shards) == -(-360 // size)
+        write_per_image(tmp_path / "per_image.parquet", shards)
+        tables.append(pq.read_table(tmp_path / "per_image.parquet"))
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    assert tables[0]["index"].to_pylist() == list(range(360))
+    assert tables[0]["label"].to_pylist() == digits.test.labels_N.tolist()
+    broken_by = tables[0]["broken_by"].to_pylist()
+    assert {"pgd-5", "pgd-10x3", None} <= set(broken_by)  # else there was nothing to compare
+
+
+def test_accuracy_counts_images_right_clean_and_under_every_attack(trained, digits):
+    shards = evaluate(trained, digits.test, 368)
+    summary = summarise(shards, ATTACKS)["accuracies"]
+    x, y = digits.test.images_NCHW.float() / 255, digits.test.labels_N
+    clean = (trained(x).argmax(1) == y).sum().item()
+    broken_by = shards[0].broken_by_N
+    assert summary["clean"]["right"] == clean == 360 - broken_by.count("clean")
+    assert summary["pgd-5"]["right"] == clean - broken_by.count("pgd-5")
+    assert summary["pgd-10x3"]["right"] == broken_by.count(STANDING)
+    assert summary["clean"]["accuracy"] > summary["pgd-5"]["accuracy"] > summary["pgd-10x3"]["accuracy"]
+    alone = summarise(evaluate(trained, digits.test, 368, attacks=("pgd-10x3",)), ("pgd-10x3",))["accuracies"]
+    assert alone["pgd-10x3"]["right"] >= summary["pgd-10x3"]["right"]
+
+
+def test_eps_zero_is_clean_accuracy_and_a_huge_eps_breaks_everything(trained, digits):
+    nothing = summarise(evaluate(trained, digits.test, 368, eps=0.0), ATTACKS)["accuracies"]
+    assert nothing["pgd-10x3"]["right"] == nothing["clean"]["right"]
+    everything = summarise(evaluate(trained, digits.test, 368, eps=1.0), ATTACKS)["accuracies"]
+    assert everything["pgd-10x3"]["accuracy"] < 0.02
+
+
+def test_wilson_interval_equals_scipy():
+    for right, images in ((0, 10), (3, 10), (360, 360), (251, 360), (1, 1)):
+        want = binomtest(right, images).proportion_ci(method="wilson")
+        assert wilson_interval(right, images) == pytest.approx((want.low, want.high), abs=1e-12)
+
+
+def test_the_exported_model_is_json_and_safetensors_and_gives_the_same_logits(trained, digits, tmp_path):
+    from afa_dist.config import FinetuneRun, ModelConfig
+    from afa_dist.models.build import DataShape
+    from afa_dist.models.export import save_classifier
+
+    mean, std = digits.train.pixel_statistics()
+    run = FinetuneRun(mode="full", model=ModelConfig(width=8, norm="group"))
+    save_classifier(tmp_path, trained.state_dict(), run, DataShape(1, mean, std, digits.train.classes))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((tmp_path / "config.json").read_text())["threat"] == {"norm": "linf", "eps": 8 / 255}
+    x = digits.test.images_NCHW[:32].float() / 255
+    again = load_classifier(tmp_path)
+    assert not again.net.training
+    assert torch.equal(again.net(x), trained(x))
+    assert np.isfinite(again.net(x).detach().numpy()).all()
