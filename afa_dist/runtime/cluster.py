@@ -116,6 +116,7 @@ def _own(cpus: int) -> Iterator[None]:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
     os.environ["RAY_TMPDIR"] = str(folder / "ray")
+    os.environ["RAY_enable_metrics_collection"] = "0"  # noqa: SIM112 - its port would answer anybody, without the token
     import ray
 
     context = ray.init(
