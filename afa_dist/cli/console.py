@@ -84,7 +84,7 @@ class StageProgress:
     def on_part(self, done: int, parts: int) -> None:
         """Show that `done` of `parts` are finished."""
         self._bar.update(self._task, completed=done, total=parts)
-        if not self._terminal:
+        if not self._terminal and done:
             self._line(f"{self.unit} {done}/{parts}")
 
     def _line(self, text: str) -> None:

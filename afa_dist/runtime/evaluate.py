@@ -64,7 +64,8 @@ def evaluate(run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: O
         return recorded
     directory.create(run, provenance(run.seed, test.fingerprint()))
     starts = list(shard_starts(len(test), run.shard_size))
-    shards = []
+    shards: list[ShardResult] = []
+    on_shard(0, len(starts))
     for shard in _shards(run, test, starts, placement):
         shards.append(shard)
         on_shard(len(shards), len(starts))

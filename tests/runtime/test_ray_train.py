@@ -139,17 +139,26 @@ def test_a_cluster_that_does_not_answer_is_an_error_within_seconds(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def listen_to_sigint():
+    """A test run started in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_stops_a_ray_run_with_a_word_on_how_to_go_on(ray_cluster, tmp_path):
     command = [sys.executable, ROOT / "jobs/pretrain.py", "--scaling.workers", "2", "--scaling.threads", "1"]
     command += ["--model.width", "8", "--schedule.epochs", "500", "--tracking.tensorboard", "false"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        deadline = time.monotonic() + 90
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*map(str, command)], cwd=tmp_path, preexec_fn=listen_to_sigint, **pipes)
+    try:
+        deadline = time.monotonic() + 120
         while not list(tmp_path.glob("runs/run/checkpoints/step-*")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=40)
+        _, message = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "the same command continues" in message
     assert "Traceback" not in message
