@@ -51,7 +51,7 @@ def _parser(cls: type[Section], program: str, description: str, stages: Sequence
     parser = argparse.ArgumentParser(
         prog=program, description=description, allow_abbrev=False, formatter_class=_Formatter, argument_default=None
     )
-    parser.add_argument("--config", nargs="?", const=_MISSING, metavar="FILE", help="recipe (YAML); flags go before it")
+    parser.add_argument("--config", nargs="?", const=_MISSING, metavar="FILE", help="recipe (YAML); flags override it")
     parser.add_argument("--print-config", action="store_true", help="print the resolved run as YAML and stop")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would run where, and stop")
     stage_help = f"stage of the recipe to take: {', '.join(stages)}" if stages else argparse.SUPPRESS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -16,12 +17,19 @@ from afa_dist.evaluation.summary import wilson_interval
 LINE_SECONDS = 10.0
 """Without a terminal, at most one line of progress in this time (validations always get theirs)."""
 
-out = Console(highlight=False, soft_wrap=True)
+# A log file has no width to wrap tables at.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def say(what: str | Table) -> None:
     """Print a line or a table; paths and names are shown as they are, not read as markup."""
     out.print(what, markup=False)
+
+
+def pixels(distance: float) -> str:
+    """A pixel distance as people write it: 8/255, or 0.2."""
+    steps = distance * 255
+    return f"{round(steps)}/255" if distance and abs(steps - round(steps)) < 1e-6 else f"{distance:.4g}"
 
 
 def percent(value: float) -> str:
@@ -43,7 +51,7 @@ def describe_row(row: Mapping[str, Any]) -> str:
 class StageProgress:
     """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part` (evaluation)."""
 
-    def __init__(self, title: str, unit: str = "step") -> None:
+    def __init__(self, title: str, unit: str = "step", total: int | None = None) -> None:
         self.title = title
         self.unit = unit
         self._terminal = out.is_terminal
@@ -59,7 +67,7 @@ class StageProgress:
             console=out,
             disable=not self._terminal,
         )
-        self._task = self._bar.add_task(title, total=None, note="")
+        self._task = self._bar.add_task(title, total=total, note="")
 
     def __enter__(self) -> StageProgress:
         self._bar.start()

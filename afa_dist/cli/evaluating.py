@@ -7,7 +7,7 @@ from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import StageProgress, accuracy_table, say
+from afa_dist.cli.console import StageProgress, accuracy_table, pixels, say
 from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, EvaluateRun
@@ -71,7 +71,7 @@ def describe(run: EvaluateRun, test: ImageSet) -> None:
     """Say what would run, and where."""
     say(f"model: {model_folder(run.model)}")
     say(f"data: {len(test)} test images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
-    say(f"threat: {run.threat.norm}, eps {run.threat.eps:.4g}; attacks: {', '.join(run.attacks) or 'none'}")
+    say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}; attacks: {', '.join(run.attacks) or 'none'}")
     say(f"runs {preview(run.scaling)}")
     say(f"directory: {RunDirectory.of(run).path}")
 
@@ -90,4 +90,4 @@ def measure(run: EvaluateRun, test: ImageSet, title: str) -> dict[str, Any]:
 
 
 def evaluation_title(run: EvaluateRun) -> str:
-    return f"test images of {run.data.name}, {run.threat.norm} eps {run.threat.eps:.4g}, accuracy in % [95 % interval]"
+    return f"test images of {run.data.name}, {run.threat.norm} eps {pixels(run.threat.eps)}, accuracy in % [95 % interval]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afa_dist.cli.console import StageProgress, say, training_table
+from afa_dist.cli.console import StageProgress, pixels, say, training_table
 from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, TrainingRun
@@ -61,27 +61,44 @@ def check_partly(values: Mapping[str, Any]) -> DataSplits | None:
 
 def describe(run: TrainingRun, splits: DataSplits) -> None:
     """Say what would run, and where."""
-    batch = run.schedule.batch_size
     say(f"data: {run.data.name}, {len(splits.train)} training, {len(splits.held_out)} held-out images")
-    say(f"steps: {len(splits.train) // batch} an epoch, {len(splits.train) // batch * run.schedule.epochs} in all")
+    say(f"steps: {len(splits.train) // run.schedule.batch_size} an epoch, {total_steps(run, splits)} in all")
     say(f"runs {preview(run.scaling)}")
     say(f"directory: {RunDirectory.of(run).path}")
 
 
+def total_steps(run: TrainingRun, splits: DataSplits) -> int:
+    return len(splits.train) // run.schedule.batch_size * run.schedule.epochs
+
+
 def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
-    """Train and show what came out."""
+    """Train and show what came out; a finished run is only shown."""
     directory = RunDirectory.of(run)
+    total = total_steps(run, splits)
+    recorded = directory.read_json("summary.json")
+    if recorded and recorded["steps"] == total:
+        if is_main_process():
+            say(f"{title}: already finished")
+            show(run, recorded)
+        return
     with session(run.scaling) as placement:
         if not is_main_process():
             launch(run, splits, placement, on_row=lambda row: None)
             return
-        say(f"{title}: {run.data.name}, {run.model.arch}, seed {run.seed}, {placement.describe()}")
+        attack = f"{run.attack.norm} eps {pixels(run.attack.eps)}"
+        what = f"{run.data.name}, {run.model.arch}, {attack}, {run.schedule.epochs} epochs, seed {run.seed}"
+        say(f"{title}: {what}; {placement.describe()}; in {directory.path}")
         if steps := directory.checkpoints.steps():
-            say(f"continues from the checkpoints in {directory.path}, last saved at step {steps[-1]}")
-        with StageProgress(title) as progress:
+            say(f"continues from the checkpoints there, last saved at step {steps[-1]}")
+        with StageProgress(title, total=total) as progress:
             summary = launch(run, splits, placement, progress.on_row)
+    show(run, summary)
+
+
+def show(run: TrainingRun, summary: Mapping[str, Any]) -> None:
+    """What a finished run left behind."""
     if set(summary["last"]) > {"step"}:
         say(training_table(summary))
     else:
         say("no held-out images (data.held_out 0): the last checkpoint counts as the best")
-    say(f"run directory: {directory.path}")
+    say(f"run directory: {RunDirectory.of(run).path}")

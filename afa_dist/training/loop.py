@@ -93,7 +93,8 @@ class Trainer:
             every_steps = self.config.checkpoint.every_steps
             saving = finished or (epoch_over and epoch % self.config.checkpoint.every_epochs == 0)
             saving = saving or (every_steps > 0 and self.done % every_steps == 0)
-            if saving or validating or self.done % self.config.tracking.log_every_steps == 0:
+            # The first step is logged by itself, so that whoever watches soon sees that it runs.
+            if saving or validating or self.done == 1 or self.done % self.config.tracking.log_every_steps == 0:
                 # Always before a checkpoint: a resumed run then has no half-filled meter to restore.
                 self.log_training()
             new_best = validating and self.validate()

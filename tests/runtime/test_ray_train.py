@@ -72,7 +72,7 @@ def test_two_ray_workers_end_with_the_metrics_of_one_process(ray_cluster, tmp_pa
     alone, _, here = go(run_in(tmp_path / "alone"), workers=0)
     together, rows, there = go(run_in(tmp_path / "together"))
     want, got = here.metrics(), there.metrics()
-    assert len(want) == len(got) == 12
+    assert len(want) == len(got) == 13
     for a, b in zip(want, got, strict=True):
         assert a.keys() == b.keys()
         for name in a:
@@ -107,7 +107,8 @@ def test_a_killed_worker_is_survived(ray_cluster, tmp_path):
     assert killed[0] < summary["steps"] == 120
     steps = [(row["step"], row["phase"]) for row in directory.metrics()]
     assert steps == sorted(set(steps), key=lambda pair: (pair[0], pair[1] == "validation"))
-    assert len(steps) == 12 * 3  # two rows of training and one of validation an epoch: no gap, no repeat
+    # The first step's row, then two rows of training and one of validation an epoch: no gap, no repeat.
+    assert len(steps) == 1 + 12 * 3
 
 
 def train_workers():

@@ -29,7 +29,7 @@ def test_two_processes_end_with_the_metrics_of_one(tmp_path):
     one, two = (json.loads((tmp_path / f"runs/n{n}/summary.json").read_text()) for n in (1, 2))
     assert two["last"] == pytest.approx(one["last"], abs=1e-9)
     rows = [(tmp_path / f"runs/n{n}/metrics.jsonl").read_text().splitlines() for n in (1, 2)]
-    assert len(rows[0]) == len(rows[1]) == 4
+    assert len(rows[0]) == len(rows[1]) == 5
     for a, b in zip(*rows, strict=True):
         a, b = json.loads(a), json.loads(b)
         assert a.pop("phase") == b.pop("phase")
