@@ -29,7 +29,8 @@ def say(what: str | Table) -> None:
 def pixels(distance: float) -> str:
     """A pixel distance as people write it: 8/255, or 0.2."""
     steps = distance * 255
-    return f"{round(steps)}/255" if distance and abs(steps - round(steps)) < 1e-6 else f"{distance:.4g}"
+    is_short = distance == round(distance, 3)
+    return f"{round(steps)}/255" if not is_short and abs(steps - round(steps)) < 1e-6 else f"{distance:.4g}"
 
 
 def percent(value: float) -> str:
