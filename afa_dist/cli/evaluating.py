@@ -11,7 +11,7 @@ from afa_dist.cli.console import StageProgress, accuracy_table, pixels, say
 from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, EvaluateRun
-from afa_dist.data.catalogue import load_test
+from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, UserError
 from afa_dist.models.export import load_classifier, read_config
@@ -63,14 +63,14 @@ def check_partly(values: Mapping[str, Any]) -> None:
         config = None  # reported with the specification
     if config is not None:
         with collected(problems):
-            load_test(config)
+            load_part(config, "test")
     raise_any(problems)
 
 
 def describe(run: EvaluateRun, test: ImageSet) -> None:
     """Say what would run, and where."""
     say(f"model: {model_folder(run.model)}")
-    say(f"data: {len(test)} test images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
+    say(f"data: {len(test)} {run.part} images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
     say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}; attacks: {', '.join(run.attacks) or 'none'}")
     say(f"runs {preview(run.scaling)}")
     say(f"directory: {RunDirectory.of(run).path}")
@@ -90,4 +90,5 @@ def measure(run: EvaluateRun, test: ImageSet, title: str) -> dict[str, Any]:
 
 
 def evaluation_title(run: EvaluateRun) -> str:
-    return f"test images of {run.data.name}, {run.threat.norm} eps {pixels(run.threat.eps)}, accuracy in % [95 % interval]"
+    threat = f"{run.threat.norm} eps {pixels(run.threat.eps)}"
+    return f"{run.part} images of {run.data.name}, {threat}, accuracy in % [95 % interval]"

@@ -100,6 +100,9 @@ class EvaluateRun(BaseRun):
 
     model: str = setting("", "run directory of a fine-tuning run, or a folder with an exported model")
     data: DataConfig = section(DataConfig, "which images; by default those the model was trained with")
+    part: Literal["test", "held_out"] = setting(
+        "test", "images to measure on: test, or the held-out training images (to compare recipes without the test images)"
+    )
     threat: ThreatConfig = section(ThreatConfig, "the attack's ball; by default the one the model was trained with")
     attacks: tuple[str, ...] = setting(
         ("pgd-20", "pgd-50x10"), "attacks, cheapest first: pgd-STEPS or pgd-STEPSxRESTARTS, on images still standing"

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -62,8 +63,10 @@ def load_splits(config: DataConfig) -> DataSplits:
     return DataSplits(fitted, held_out, test)
 
 
-def load_test(config: DataConfig) -> ImageSet:
-    """Load the test images alone."""
+def load_part(config: DataConfig, part: Literal["test", "held_out"]) -> ImageSet:
+    """Load the test images alone, or the training images that are held out."""
+    if part == "held_out":
+        return load_splits(config).held_out
     return _SOURCES[config.name](config, "test", config.test_limit)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from afa_dist.attacks import Ball
 from afa_dist.config import EvaluateRun
-from afa_dist.data.catalogue import load_test
+from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.evaluation.shards import ShardResult, evaluate_shard
 from afa_dist.models.export import load_classifier
@@ -20,7 +20,7 @@ class ShardEvaluator:
 
     def __init__(self, run: EvaluateRun, model: Path, device: str, test: ImageSet | None = None) -> None:
         self.run = run
-        self.test = test if test is not None else load_test(run.data)
+        self.test = test if test is not None else load_part(run.data, run.part)
         self.net = load_classifier(model).net.to(device)
 
     def evaluate(self, start: int) -> ShardResult:

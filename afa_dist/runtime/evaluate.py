@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from afa_dist.config import EvaluateRun
-from afa_dist.data.catalogue import load_test
+from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, UserError
 from afa_dist.evaluation.evaluator import ShardEvaluator
@@ -40,6 +40,8 @@ def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: Im
         yield Problem("data.name", f"has {len(test.classes)} classes, the model in {run.model} tells {len(classes)} apart")
     if channels != test.shape[0]:
         yield Problem("data.name", f"has images with {test.shape[0]} channels, the model in {run.model} takes {channels}")
+    if len(test) == 0:
+        yield Problem("part", "holds no images (data.held_out is 0); use test")
     directory = RunDirectory.of(run)
     yield from directory.problems(run)
     recorded = directory.read_json("evaluation/summary.json")
@@ -99,7 +101,7 @@ def _shards(run: EvaluateRun, test: ImageSet, starts: list[int], placement: Plac
 
 
 def check(run: EvaluateRun) -> ImageSet:
-    """Load and check everything the evaluation needs; returns the test images.
+    """Load and check everything the evaluation needs; returns the images to measure on.
 
     Raises:
         UserError: all mistakes of model and data together.
@@ -116,7 +118,7 @@ def check(run: EvaluateRun) -> ImageSet:
         except UserError as error:
             problems.extend(error.problems)
     try:
-        test = load_test(run.data)
+        test = load_part(run.data, run.part)
     except UserError as error:
         problems.extend(error.problems)
     if exported is not None and test is not None:

@@ -9,6 +9,8 @@ import torch
 from scipy.stats import binomtest
 
 from afa_dist.attacks import Ball
+from afa_dist.config import DataConfig
+from afa_dist.data.catalogue import load_part
 from afa_dist.evaluation.shards import STANDING, evaluate_shard, shard_starts
 from afa_dist.evaluation.summary import summarise, wilson_interval, write_per_image
 from afa_dist.models.export import load_classifier
@@ -55,6 +57,11 @@ def test_eps_zero_is_clean_accuracy_and_a_huge_eps_breaks_everything(trained, di
     assert nothing["pgd-10x3"]["right"] == nothing["clean"]["right"]
     everything = summarise(evaluate(trained, digits.test, 368, eps=1.0), ATTACKS)["accuracies"]
     assert everything["pgd-10x3"]["accuracy"] < 0.02
+
+
+def test_held_out_images_can_be_measured_instead_of_test_images(digits):
+    assert torch.equal(load_part(DataConfig(), "held_out").images_NCHW, digits.held_out.images_NCHW)
+    assert torch.equal(load_part(DataConfig(), "test").images_NCHW, digits.test.images_NCHW)
 
 
 def test_wilson_interval_equals_scipy():
