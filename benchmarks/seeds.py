@@ -28,10 +28,16 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--data-name", help="what to call the data in the record; default: the recipe's data.name")
-    parser.add_argument("options", nargs="*", help="options for jobs/pipeline.py, after --")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--name", help="of the runs and the record, when options make it another experiment; default: the recipe's"
+    )
+    # argparse gives an open-ended positional nothing once a flag stood before it, so `--` is taken apart here.
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:cut])
+    arguments.options = words[cut + 1 :]
 
-    name = arguments.recipe.stem
+    name = arguments.name or arguments.recipe.stem
     runs = {seed: run_one(arguments, name, seed) for seed in arguments.seeds}
     if None in runs.values():
         return 1

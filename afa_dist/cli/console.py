@@ -15,7 +15,7 @@ from rich.table import Table
 from afa_dist.evaluation.summary import wilson_interval
 
 LINE_SECONDS = 10.0
-"""Without a terminal, at most one line of progress in this time (validations always get theirs)."""
+"""Without a terminal, at most one line of progress in this time, besides the last."""
 
 # A log file has no width to wrap tables at.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)

@@ -46,12 +46,6 @@ class World:
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
         return bool(agreed.item() > 0.5)
 
-    def any_true(self, flag: bool) -> bool:
-        """Whether `flag` holds on at least one rank; every rank gets the same answer."""
-        if self.size == 1:
-            return flag
-        return not self.all_true(torch.tensor(not flag, device=self.device))
-
     def texts(self, text: str) -> list[str]:
         """The `text` of every rank, in order, each cut to 1,000 bytes; every rank gets the same list."""
         if self.size == 1:

@@ -12,7 +12,6 @@ from torch import nn
 from afa_dist.attacks import attack_mode, cross_entropy
 from afa_dist.config import FinetuneRun
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World
 from afa_dist.models.networks import Classifier
 from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
 
@@ -23,12 +22,11 @@ class FinetuneStep:
     In mode "linear" the encoder is frozen and stays in evaluation mode; the attack goes through all of the network.
     """
 
-    def __init__(self, net: Classifier, run: FinetuneRun, world: World, bf16: bool = False) -> None:
+    def __init__(self, net: Classifier, run: FinetuneRun, bf16: bool = False) -> None:
         self.net = net
         self.forward: nn.Module = net
         """`net`, or its DDP wrapper: what the outer pass calls."""
         self.run = run
-        self.world = world
         self.bf16 = bf16
         if run.mode == "linear":
             net.encoder.requires_grad_(False)

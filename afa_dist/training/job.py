@@ -87,21 +87,21 @@ def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep 
     bf16 = uses_bf16(run.scaling.precision, world.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", run.seed))
-        step = _new_step(run, shape, world, bf16)
+        step = _new_step(run, shape, bf16)
     step.net.to(world.device, torch.float64 if run.scaling.precision == "fp64" else torch.float32)
     if world.device.type == "cuda":
         step.net.to(memory_format=torch.channels_last)
     return step
 
 
-def _new_step(run: TrainingRun, shape: DataShape, world: World, bf16: bool) -> PretrainStep | FinetuneStep:
+def _new_step(run: TrainingRun, shape: DataShape, bf16: bool) -> PretrainStep | FinetuneStep:
     if isinstance(run, PretrainRun):
-        return PretrainStep(build_contrastive(run.model, run.method, shape), run, world, bf16)
+        return PretrainStep(build_contrastive(run.model, run.method, shape), run, bf16)
     assert isinstance(run, FinetuneRun)
     net = build_classifier(run.model, shape)
     if run.init != "scratch":
         load_encoder(net, run.init)
-    return FinetuneStep(net, run, world, bf16)
+    return FinetuneStep(net, run, bf16)
 
 
 def wrap(net: nn.Module, world: World) -> nn.Module:

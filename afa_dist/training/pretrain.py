@@ -15,7 +15,7 @@ from torch import nn
 from afa_dist.attacks import Objective, attack_mode, cross_entropy, kl_to_clean
 from afa_dist.config import PretrainRun
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World, gather, gather_detached
+from afa_dist.distributed import gather, gather_detached
 from afa_dist.losses import NOBODY, afa_loss
 from afa_dist.models.networks import ContrastiveNet
 from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
@@ -35,12 +35,11 @@ class Keys(NamedTuple):
 class PretrainStep:
     """min over weights, max over the ball, of the AFA loss (arXiv 2402.12187): attack, embed, compare with all keys."""
 
-    def __init__(self, net: ContrastiveNet, run: PretrainRun, world: World, bf16: bool = False) -> None:
+    def __init__(self, net: ContrastiveNet, run: PretrainRun, bf16: bool = False) -> None:
         self.net = net
         self.forward: nn.Module = net
         """`net`, or its DDP wrapper: what the outer pass calls."""
         self.run = run
-        self.world = world
         self.bf16 = bf16
 
     def parameters(self) -> list[nn.Parameter]:

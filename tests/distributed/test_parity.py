@@ -53,7 +53,6 @@ def global_batch(step):
 def three_steps(run, world):
     """Losses (global mean), first gradients and weights after three SGD steps, by name."""
     step = make_step(run, SHAPE, World())  # built without DDP, then doubled and wrapped
-    step.world = world
     step.net.double()
     step.forward = wrap(step.net, world) if world.size > 1 else step.net
     optimiser = torch.optim.SGD(step.parameters(), lr=0.1, momentum=0.9)
