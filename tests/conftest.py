@@ -88,11 +88,11 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path, seconds: floa
 def trained(digits, tmp_path_factory):
     """A small classifier of digits with some robustness, trained in a few seconds."""
     from afa_dist.config import (
+        ClassifierAttackConfig,
         FinetuneRun,
         ModelConfig,
         OptimiserConfig,
         ScheduleConfig,
-        TrainAttackConfig,
         ValidationConfig,
     )
     from afa_dist.distributed import World
@@ -103,7 +103,7 @@ def trained(digits, tmp_path_factory):
     run = FinetuneRun(
         mode="full",
         model=ModelConfig(width=8, norm="group"),
-        attack=TrainAttackConfig(eps=0.1, steps=2, step_size=0.075),
+        attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.075),
         optimiser=OptimiserConfig(lr=0.1),
         schedule=ScheduleConfig(epochs=6, batch_size=64, warmup=0.1),
         validation=ValidationConfig(every_epochs=6, steps=2),

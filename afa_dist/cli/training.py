@@ -76,7 +76,7 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
     directory = RunDirectory.of(run)
     total = total_steps(run, splits)
     recorded = directory.read_json("summary.json")
-    if recorded and recorded["steps"] == total:
+    if recorded and (recorded["steps"] == total or recorded["stopped_early"]):
         if is_main_process():
             say(f"{title}: already finished")
             show(run, recorded)
@@ -97,6 +97,9 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
 
 def show(run: TrainingRun, summary: Mapping[str, Any]) -> None:
     """What a finished run left behind."""
+    if summary["stopped_early"]:
+        patience = run.validation.patience
+        say(f"stopped early, at step {summary['steps']}: {patience} validations without a better one (validation.patience)")
     if set(summary["last"]) > {"step"}:
         say(training_table(summary))
     else:

@@ -1,27 +1,28 @@
 """What a run is made of: dataclasses checked on construction."""
 
+from afa_dist.config.attack import ClassifierAttackConfig, ContrastiveAttackConfig, ThreatConfig, TrainAttackConfig
 from afa_dist.config.fields import PixelDistance, Section, section, setting
+from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.runs import BaseRun, EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, TrainingRun
 from afa_dist.config.sections import (
     CheckpointConfig,
-    ContrastiveAttackConfig,
     DataConfig,
-    MethodConfig,
     ModelConfig,
     OptimiserConfig,
     ScalingConfig,
     ScheduleConfig,
-    ThreatConfig,
     TrackingConfig,
-    TrainAttackConfig,
     ValidationConfig,
 )
 
 __all__ = [
+    "AwpConfig",
     "BaseRun",
     "CheckpointConfig",
+    "ClassifierAttackConfig",
     "ContrastiveAttackConfig",
     "DataConfig",
+    "EmaConfig",
     "EvaluateRun",
     "FinetuneRun",
     "MethodConfig",

@@ -6,20 +6,24 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from afa_dist.config.attack import (
+    KL_START,
+    ClassifierAttackConfig,
+    ContrastiveAttackConfig,
+    ThreatConfig,
+    TrainAttackConfig,
+)
 from afa_dist.config.attack_names import parse_attack
 from afa_dist.config.fields import Section, section, setting
+from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.sections import (
     CheckpointConfig,
-    ContrastiveAttackConfig,
     DataConfig,
-    MethodConfig,
     ModelConfig,
     OptimiserConfig,
     ScalingConfig,
     ScheduleConfig,
-    ThreatConfig,
     TrackingConfig,
-    TrainAttackConfig,
     ValidationConfig,
 )
 from afa_dist.distributed.randomness import SLICE
@@ -50,6 +54,8 @@ class TrainingRun(BaseRun):
     attack: TrainAttackConfig = section(TrainAttackConfig, "the attack inside a training step")
     optimiser: OptimiserConfig = section(OptimiserConfig, "SGD settings")
     schedule: ScheduleConfig = section(ScheduleConfig, "epochs, batch, learning-rate shape")
+    ema: EmaConfig = section(EmaConfig, "averaged weights")
+    awp: AwpConfig = section(AwpConfig, "adversarial weight perturbation")
     validation: ValidationConfig = section(ValidationConfig, "the attack that chooses checkpoints")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when progress is saved")
     tracking: TrackingConfig = section(TrackingConfig, "what is recorded")
@@ -84,14 +90,49 @@ class FinetuneRun(TrainingRun):
 
     init: str = setting("scratch", "run directory of a pre-training run whose best weights to start from, or scratch")
     mode: Literal["linear", "full"] = setting("linear", "train the linear classifier only (the paper's), or everything")
-    objective: Literal["pgd", "ce"] = setting("pgd", "cross-entropy on adversarial images (pgd) or on clean ones (ce)")
+    objective: Literal["pgd", "ce", "trades"] = setting(
+        "pgd",
+        "cross-entropy on adversarial images (pgd, 1706.06083), on clean ones (ce), or on clean ones plus beta times the "
+        "KL divergence between both predictions (trades, 1901.08573)",
+    )
+    beta: float = setting(6.0, "weight of the KL divergence in objective trades", ge=0)
+    afa_weight: float = setting(
+        0.0, "weight (lambda) of an AFA loss trained jointly, through a projection head; 0 = none; mode full only", ge=0
+    )
+    label_smoothing: float = setting(
+        0.0, "share of each label spread over all classes in the cross-entropy", ge=0, le=0.9999
+    )
+    method: MethodConfig = section(MethodConfig, "the AFA loss (afa_weight > 0)")
+    attack: ClassifierAttackConfig = section(ClassifierAttackConfig, "the attack inside a fine-tuning step")
+
+    @property
+    def attack_objective(self) -> Literal["ce", "kl", "afa"]:
+        """What the attack maximises, "auto" resolved."""
+        if self.attack.objective != "auto":
+            return self.attack.objective
+        return "kl" if self.objective == "trades" else "ce"
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
+        yield from self._joint_problems()
+        if self.objective != "ce" and self.attack_objective == "kl" and self.attack.stays_at_image:
+            yield Problem("attack.random_start", KL_START)
         if self.init == "scratch" and self.mode == "linear":
             yield Problem("mode", "linear needs a pre-trained extractor: set init to a pre-training run, or mode to full")
         if self.mode == "linear" and self.attack.bn == "train":
             yield Problem("attack.bn", "train would change the frozen extractor's statistics; use eval or batch")
+
+    def _joint_problems(self) -> Iterator[Problem]:
+        if self.afa_weight == 0:
+            if self.attack.objective == "afa":
+                yield Problem("attack.objective", "afa needs the loss it attacks: set afa_weight above 0")
+            return
+        if self.mode == "linear":
+            yield Problem("afa_weight", f"{self.afa_weight:g} needs mode full: a frozen extractor cannot be aligned")
+        if self.objective == "ce":
+            yield Problem("afa_weight", f"{self.afa_weight:g} needs adversarial images: set objective to trades or pgd")
+        if self.method.views == "independent":
+            yield Problem("method.views", "independent is for pre-training; here both versions of an image share one view")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

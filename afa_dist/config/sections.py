@@ -1,4 +1,4 @@
-"""The sections a run is made of. Every default that the AFA paper leaves open is ours and can be changed here."""
+"""The sections that say on which images, with which network, for how long and on what machine a run trains."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from afa_dist.config.fields import PixelDistance, Section, setting
+from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
-
-PIXEL_HINT = "pixels are in [0, 1]: write 8/255 for 8"
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -51,73 +49,6 @@ class ModelConfig(Section):
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
-class MethodConfig(Section):
-    """The AFA loss. What the paper leaves open is an option; docs/method.md says why each default was chosen."""
-
-    temperature: float = setting(0.1, "softmax temperature of the contrastive loss, no unit", gt=0)
-    keys: Literal["clean", "adversarial", "both"] = setting("clean", "which images of the batch are compared against")
-    anchors: Literal["adversarial", "both"] = setting(
-        "adversarial", "which images are pulled towards their class: adversarial ones only, or clean ones as well"
-    )
-    own_copy: Literal["positive", "excluded"] = setting(
-        "positive", "the other version (clean or adversarial) of the anchor's own image: a positive, or left out"
-    )
-    denominator: Literal["all", "negatives"] = setting(
-        "all", "keys under the fraction: all, or those of other classes plus the one positive (SupRobCon)"
-    )
-    layer: Literal["projection", "penultimate"] = setting(
-        "projection", "features that are aligned: the projection head's, or the encoder's own (then no head is built)"
-    )
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class BaseAttackConfig(Section):
-    """What an attack may do to an image."""
-
-    norm: Literal["linf", "l2"] = setting("linf", "distance that bounds the perturbation")
-    eps: PixelDistance = setting(
-        8 / 255, "radius of the ball, pixel scale [0, 1]; L2 may exceed 1; 8/255 parses", ge=0, le=64, hint=PIXEL_HINT
-    )
-
-    def problems(self) -> Iterator[Problem]:
-        if self.norm == "linf" and self.eps > 1:
-            yield Problem("eps", f"{self.eps:g} is not allowed; an L-inf radius must be at most 1 ({PIXEL_HINT})")
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class TrainAttackConfig(BaseAttackConfig):
-    """The attack inside a training step."""
-
-    steps: int = setting(10, "gradient steps; 0 = random start only", ge=0)
-    step_size: PixelDistance = setting(0.0, "length of a step, pixel scale; 0 = eps / 4", ge=0, le=64, hint=PIXEL_HINT)
-    random_start: bool = setting(True, "start at a random point of the ball instead of at the image")
-    bn: Literal["eval", "batch", "train"] = setting(
-        "eval", "BatchNorm while attacking: running statistics, the batch's own, or plain training mode (collapses)"
-    )
-    warmup: float = setting(0.0, "share of training over which eps and the step grow linearly from 0", ge=0, le=1)
-
-    def scaled_step(self, eps: float) -> float:
-        """Step length when the radius is `eps` (the warm-up shrinks both alike)."""
-        if self.step_size == 0:
-            return eps / 4
-        return self.step_size * (eps / self.eps if self.eps > 0 else 1.0)
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class ContrastiveAttackConfig(TrainAttackConfig):
-    """The attack inside a pre-training step."""
-
-    objective: Literal["afa", "ce", "kl"] = setting(
-        "afa", "what it maximises: the AFA loss, or cross-entropy / KL to the clean prediction of a linear probe"
-    )
-    keys: Literal["as_loss", "clean"] = setting(
-        "as_loss",
-        "keys the objective afa is computed with: those of the loss (adversarial keys are gathered again at every step), "
-        "or clean ones (gathered once)",
-    )
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
 class OptimiserConfig(Section):
     """SGD with Nesterov momentum; weight decay is off for biases and normalisation layers."""
 
@@ -144,6 +75,9 @@ class ValidationConfig(Section):
 
     every_epochs: int = setting(1, "validate after every so many epochs, and after the last", ge=1)
     steps: int = setting(10, "PGD steps on the cross-entropy, at the training eps; 0 = clean accuracy only", ge=0)
+    patience: int = setting(
+        0, "stop after so many validations in a row without a better one (early stopping); 0 = train to the end", ge=0
+    )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -181,8 +115,3 @@ class TrackingConfig(Section):
 
     tensorboard: bool = setting(True, "write TensorBoard files into the run directory")
     log_every_steps: int = setting(10, "steps between two rows of training metrics", ge=1)
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class ThreatConfig(BaseAttackConfig):
-    """What the evaluation's attacks may do."""

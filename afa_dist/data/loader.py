@@ -22,12 +22,18 @@ class Batch(NamedTuple):
     """This worker's part of one global batch.
 
     images_BCHW: augmented pixels in [0, 1], on the worker's device. start: position of its first image in
-    the global batch.
+    the global batch. second_BCHW: the same images augmented by another draw, where two views are wanted.
     """
 
     images_BCHW: torch.Tensor
     labels_B: torch.Tensor
     start: int
+    second_BCHW: torch.Tensor | None = None
+
+    @property
+    def other_view(self) -> torch.Tensor:
+        """The second view, or the only one."""
+        return self.images_BCHW if self.second_BCHW is None else self.second_BCHW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Loader:
     augmentation: Augmentation
     world: World
     dtype: torch.dtype = torch.float32
+    two_views: bool = False
 
     def __post_init__(self) -> None:
         assert self.batch_size % self.world.size == 0
@@ -63,10 +70,13 @@ class Loader:
         start = self.world.rank * share
         index = torch.from_numpy(self.indices(step)[start : start + share])
         device = self.world.device
-        images = self.data.images_NCHW[index].to(device, non_blocking=True)
-        random = SlicedRandom("augment", self.seed, step, start=start, count=share, device=device)
-        pixels = self.augmentation(images.to(self.dtype) / 255, random)
-        return Batch(pixels, self.data.labels_N[index].to(device, non_blocking=True), start)
+        images = self.data.images_NCHW[index].to(device, non_blocking=True).to(self.dtype) / 255
+        views = [
+            self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
+            for name in (("augment", "augment again") if self.two_views else ("augment",))
+        ]
+        labels = self.data.labels_N[index].to(device, non_blocking=True)
+        return Batch(views[0], labels, start, views[1] if self.two_views else None)
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from afa_dist.config import MethodConfig, ModelConfig
-from afa_dist.models.networks import Classifier, ContrastiveNet, Encoder, ProjectionHead
+from afa_dist.models.networks import Classifier, ContrastiveNet, Encoder, JointNet, ProjectionHead
 from afa_dist.models.norm import PixelNormalise
 from afa_dist.models.resnet import ResNet
 
@@ -36,13 +36,21 @@ def build_encoder(model: ModelConfig, shape: DataShape) -> Encoder:
 def build_contrastive(model: ModelConfig, method: MethodConfig, shape: DataShape) -> ContrastiveNet:
     """The network of pre-training, with fresh weights."""
     encoder = build_encoder(model, shape)
-    head = None
-    if method.layer == "projection":
-        hidden = model.projection_hidden or encoder.feature_dim
-        head = ProjectionHead(encoder.feature_dim, hidden, model.projection_dim)
-    return ContrastiveNet(encoder, head, len(shape.classes))
+    return ContrastiveNet(encoder, _head(encoder, model, method), len(shape.classes))
+
+
+def _head(encoder: Encoder, model: ModelConfig, method: MethodConfig) -> ProjectionHead | None:
+    if method.layer == "penultimate":
+        return None
+    return ProjectionHead(encoder.feature_dim, model.projection_hidden or encoder.feature_dim, model.projection_dim)
 
 
 def build_classifier(model: ModelConfig, shape: DataShape) -> Classifier:
     """The network of fine-tuning and evaluation, with fresh weights."""
     return Classifier(build_encoder(model, shape), len(shape.classes))
+
+
+def build_joint(model: ModelConfig, method: MethodConfig, shape: DataShape) -> JointNet:
+    """A classifier with a projection head beside it, with fresh weights."""
+    encoder = build_encoder(model, shape)
+    return JointNet(encoder, len(shape.classes), _head(encoder, model, method))

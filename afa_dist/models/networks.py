@@ -41,6 +41,11 @@ class ProjectionHead(nn.Module):
         return self.fc2(F.relu(self.fc1(features_BF)))
 
 
+def embed_features(head: ProjectionHead | None, features_BF: torch.Tensor) -> torch.Tensor:
+    """Unit-length embeddings (B, D): the projected features, or without a head the features themselves."""
+    return unit(at_least_fp32(features_BF if head is None else head(features_BF)))
+
+
 class Embedded(NamedTuple):
     """What one pass of the contrastive network gives: unit-length embeddings and the probe's logits."""
 
@@ -64,14 +69,11 @@ class ContrastiveNet(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor) -> Embedded:
         features_BF = at_least_fp32(self.encoder(x_BCHW))
-        return Embedded(self.embed_features(features_BF), at_least_fp32(self.probe(features_BF.detach())))
-
-    def embed_features(self, features_BF: torch.Tensor) -> torch.Tensor:
-        return unit(at_least_fp32(features_BF if self.head is None else self.head(features_BF)))
+        return Embedded(embed_features(self.head, features_BF), at_least_fp32(self.probe(features_BF.detach())))
 
     def embed(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Unit-length embeddings (B, D), without the probe."""
-        return self.embed_features(self.encoder(x_BCHW))
+        return embed_features(self.head, self.encoder(x_BCHW))
 
     def classify(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """The probe's logits (B, K), with the gradient through the features: for attacks."""
@@ -88,3 +90,34 @@ class Classifier(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return at_least_fp32(self.linear(self.encoder(x_BCHW)))
+
+
+class JointNet(Classifier):
+    """A classifier whose encoder also feeds a projection head (none with layer "penultimate"), for joint training."""
+
+    def __init__(self, encoder: Encoder, classes: int, head: ProjectionHead | None) -> None:
+        super().__init__(encoder, classes)
+        self.head = head
+
+    def embed(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Unit-length embeddings (B, D), without the classifier."""
+        return embed_features(self.head, self.encoder(x_BCHW))
+
+
+class JointOutput(NamedTuple):
+    """What one joint pass gives: logits and unit-length embeddings."""
+
+    logits_BK: torch.Tensor
+    embeddings_BD: torch.Tensor
+
+
+class JointForward(nn.Module):
+    """`net` with both outputs in one pass: what DDP wraps, while `net` itself goes on giving logits alone."""
+
+    def __init__(self, net: JointNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_BCHW: torch.Tensor) -> JointOutput:
+        features_BF = self.net.encoder(x_BCHW)
+        return JointOutput(at_least_fp32(self.net.linear(features_BF)), embed_features(self.net.head, features_BF))

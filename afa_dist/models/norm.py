@@ -43,10 +43,12 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     @torch.no_grad()
     def _update_buffers(self, mean_C: torch.Tensor, var_C: torch.Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(var_C, self.momentum)
+        # momentum None is torch's word for an average with equal weights.
+        weight = 1.0 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C, weight)
+        self.running_var.lerp_(var_C, weight)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

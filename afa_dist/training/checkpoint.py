@@ -3,6 +3,7 @@
     checkpoints/step-00000440/
         model.safetensors       weights and buffers of the network
         optimiser.safetensors   momentum, by parameter name
+        averaged.safetensors    the averaged network, if weights are averaged
         state.json              step, best score so far
         manifest.json           bytes and SHA-256 of the other files
 
@@ -38,12 +39,19 @@ class DamagedCheckpoint(TrainingError):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """All of a training state. step: optimiser steps done. state: whatever JSON the loop keeps beside the tensors."""
+    """All of a training state. step: optimiser steps done. state: whatever JSON the loop keeps beside the tensors.
+    averaged: the averaged network (ema.decay > 0), or empty."""
 
     step: int
     model: Mapping[str, torch.Tensor]
     optimiser: Mapping[str, torch.Tensor]
     state: Mapping[str, Any]
+    averaged: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    @property
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The network to use: the averaged one if there is one."""
+        return self.averaged or self.model
 
 
 class CheckpointStore:
@@ -69,6 +77,8 @@ class CheckpointStore:
         aside.mkdir(parents=True)
         write_tensors(aside / "model.safetensors", checkpoint.model)
         write_tensors(aside / "optimiser.safetensors", checkpoint.optimiser)
+        if checkpoint.averaged:
+            write_tensors(aside / "averaged.safetensors", checkpoint.averaged)
         write_json(aside / "state.json", {"step": checkpoint.step, **checkpoint.state})
         files = {entry.name: _describe(entry) for entry in sorted(aside.iterdir())}
         write_json(aside / "manifest.json", {"format": FORMAT, "files": files})
@@ -96,11 +106,13 @@ class CheckpointStore:
             state = json.loads((folder / "state.json").read_text())
             model = load_file(folder / "model.safetensors")
             optimiser = load_file(folder / "optimiser.safetensors")
+            has_average = "averaged.safetensors" in manifest["files"]
+            averaged = load_file(folder / "averaged.safetensors") if has_average else {}
             if state["step"] != step:
                 raise DamagedCheckpoint(f"{folder} holds step {state['step']}")
         except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
             raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
-        return Checkpoint(step, model, optimiser, state)
+        return Checkpoint(step, model, optimiser, state, averaged)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, with a warning for each damaged one that is passed over.

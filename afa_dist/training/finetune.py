@@ -1,4 +1,4 @@
-"""The fine-tuning step: a classifier on pre-trained features, or a whole network.
+"""The fine-tuning step: a classifier on pre-trained features, or a whole network, from scratch or not.
 
 Legend: B images of this worker, C channels, H height, W width, K classes.
 """
@@ -9,25 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from afa_dist.attacks import attack_mode, cross_entropy
+from afa_dist.attacks import Objective, attack_mode, cross_entropy, kl_to_clean
 from afa_dist.config import FinetuneRun
 from afa_dist.data.loader import Batch
-from afa_dist.models.networks import Classifier
+from afa_dist.losses import trades_loss
+from afa_dist.models.networks import Classifier, JointForward, JointNet
+from afa_dist.training.contrast import Contrast
 from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
 
 
 class FinetuneStep:
-    """Cross-entropy on adversarial images (Madry et al., 1706.06083) or clean ones, of the classifier or everything.
+    """Trains the classifier (mode "linear") or everything ("full") by one of three losses:
 
-    In mode "linear" the encoder is frozen and stays in evaluation mode; the attack goes through all of the network.
+    ce      cross-entropy on clean images
+    pgd     cross-entropy on adversarial images (Madry et al., 1706.06083)
+    trades  cross-entropy on clean images + beta * KL(p_clean || p_adv) (TRADES, 1901.08573)
+
+    and, with afa_weight > 0, + afa_weight * the AFA loss of the same images through a projection head: the joint
+    variant of arXiv 2402.12187, CE + beta KL + lambda AFA. In mode "linear" the encoder is frozen and stays in
+    evaluation mode; the attack goes through all of the network.
     """
 
     def __init__(self, net: Classifier, run: FinetuneRun, bf16: bool = False) -> None:
         self.net = net
-        self.forward: nn.Module = net
-        """`net`, or its DDP wrapper: what the outer pass calls."""
+        self.forward: nn.Module = JointForward(net) if isinstance(net, JointNet) else net
         self.run = run
         self.bf16 = bf16
+        self.contrast = Contrast(run.method)
         if run.mode == "linear":
             net.encoder.requires_grad_(False)
 
@@ -39,29 +47,53 @@ class FinetuneStep:
         if self.run.mode == "linear":
             self.net.encoder.eval()
 
-    def compute(self, batch: Batch, step: int, eps: float) -> StepOutput:
-        x, y = batch.images_BCHW, batch.labels_B
-        if self.run.objective == "pgd":
-            x = self.attack(batch, step, eps)
-        with autocast(x.device, self.bf16):
-            logits = self.forward(x)
-        loss = F.cross_entropy(logits, y)
-        n = y.shape[0]
-        accuracy = "robust_acc" if self.run.objective == "pgd" else "clean_acc"
-        return StepOutput(loss, {"loss": (loss.detach() * n, n), accuracy: (correct(logits, y), n)})
-
     def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
-        """x_adv (B, C, H, W), found on the unwrapped network."""
+        """As in `Step`; objective ce attacks nothing and gets the images back."""
+        if self.run.objective == "ce":
+            return batch.images_BCHW
         attack = self.run.attack
         with attack_mode(self.net, attack.bn), autocast(batch.images_BCHW.device, self.bf16):
-            return find_adversarial(
-                lambda x_adv: cross_entropy(self.net(x_adv), batch.labels_B),
-                batch,
-                attack,
-                eps=eps,
-                seed=self.run.seed,
-                step=step,
-            )
+            return find_adversarial(self.objective(batch), batch, attack, eps=eps, seed=self.run.seed, step=step)
+
+    def objective(self, batch: Batch) -> Objective:
+        """What the attack maximises. The clean prediction of TRADES is made once and has no gradient."""
+        kind, y = self.run.attack_objective, batch.labels_B
+        if kind == "ce":
+            return lambda x_adv: cross_entropy(self.net(x_adv), y)
+        if kind == "kl":
+            with torch.no_grad():
+                clean_logits = self.net(batch.images_BCHW)
+            return lambda x_adv: kl_to_clean(self.net(x_adv), clean_logits)
+        assert isinstance(self.net, JointNet)
+        return self.contrast.objective(self.net.embed, batch, batch.images_BCHW, clean_keys=True)
+
+    def loss(self, batch: Batch, x_adv_BCHW: torch.Tensor) -> StepOutput:
+        run, y = self.run, batch.labels_B
+        # Both halves in one forward pass where both are needed: BatchNorm sees the mixture, DDP sees one pass.
+        both = run.objective == "trades" or run.afa_weight > 0
+        with autocast(x_adv_BCHW.device, self.bf16):
+            out = self.forward(torch.cat([x_adv_BCHW, batch.images_BCHW]) if both else x_adv_BCHW)
+        logits = out if isinstance(out, torch.Tensor) else out.logits_BK
+        adv_logits, clean_logits = logits.chunk(2) if both else (logits, logits)
+
+        smoothing = run.label_smoothing
+        if run.objective == "trades":
+            loss = trades_loss(clean_logits, adv_logits, y, beta=run.beta, label_smoothing=smoothing).mean()
+        else:
+            loss = F.cross_entropy(adv_logits, y, label_smoothing=smoothing)
+
+        n = y.shape[0]
+        sums = {}
+        if run.afa_weight > 0:
+            z_adv, z_clean = out.embeddings_BD.chunk(2)
+            afa_A = self.contrast.loss(z_adv, z_clean, batch)
+            loss = loss + run.afa_weight * afa_A.mean()
+            sums["afa_loss"] = (afa_A.detach().sum(), afa_A.shape[0])
+        if run.objective != "ce":
+            sums["robust_acc"] = (correct(adv_logits, y), n)
+        if both or run.objective == "ce":
+            sums["clean_acc"] = (correct(clean_logits, y), n)
+        return StepOutput(loss, {"loss": (loss.detach() * n, n), **sums})
 
     def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return self.net(x_BCHW)

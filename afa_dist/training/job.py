@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from afa_dist.config import FinetuneRun, PretrainRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.distributed import World, derive_seed
 from afa_dist.errors import TrainingError, UserError
-from afa_dist.models.build import DataShape, build_classifier, build_contrastive
+from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_joint
 from afa_dist.models.export import save_classifier
-from afa_dist.models.networks import Classifier
+from afa_dist.models.networks import Classifier, JointNet
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.loop import Trainer
 from afa_dist.training.pretrain import PretrainStep
@@ -42,7 +43,7 @@ def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: 
         agree(world, error)
         assert step is not None
         if world.size > 1:
-            step.forward = wrap(step.net, world)
+            step.forward = wrap(step.forward, world)
         started = time.monotonic()
         result = Trainer(step, run, splits, directory, world, on_row).run()
         seconds = time.monotonic() - started
@@ -60,7 +61,8 @@ def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result
     if isinstance(run, FinetuneRun):
         checkpoint = directory.checkpoints.best()
         assert checkpoint is not None
-        save_classifier(directory.model, checkpoint.model, run, data_shape(splits))
+        weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("head.")}
+        save_classifier(directory.model, weights, run, data_shape(splits))
     directory.write_json("summary.json", {**result, "data_fingerprint": splits.fingerprint()})
 
 
@@ -98,7 +100,8 @@ def _new_step(run: TrainingRun, shape: DataShape, bf16: bool) -> PretrainStep | 
     if isinstance(run, PretrainRun):
         return PretrainStep(build_contrastive(run.model, run.method, shape), run, bf16)
     assert isinstance(run, FinetuneRun)
-    net = build_classifier(run.model, shape)
+    joint = run.afa_weight > 0
+    net = build_joint(run.model, run.method, shape) if joint else build_classifier(run.model, shape)
     if run.init != "scratch":
         load_encoder(net, run.init)
     return FinetuneStep(net, run, bf16)
@@ -111,16 +114,23 @@ def wrap(net: nn.Module, world: World) -> nn.Module:
 
 
 def load_encoder(net: Classifier, init: str) -> None:
-    """Load the encoder of the best checkpoint of the pre-training run `init` (its pixel statistics too)."""
+    """Load the encoder of the best checkpoint of the run `init` (its pixel statistics too), and for joint training the
+    projection head, if that run had one."""
     checkpoint = pretraining_directory(init).checkpoints.best()
     if checkpoint is None:
         raise UserError.one("init", f"{init} holds no checkpoint; give the run directory of a finished pre-training run")
-    weights = {k.removeprefix("encoder."): v for k, v in checkpoint.model.items() if k.startswith("encoder.")}
     try:
-        net.encoder.load_state_dict(weights)
+        net.encoder.load_state_dict(_under("encoder.", checkpoint.weights))
+        head = _under("head.", checkpoint.weights)
+        if head and isinstance(net, JointNet) and net.head is not None:
+            net.head.load_state_dict(head)
     except RuntimeError as error:
-        what = f"the weights in {init} do not fit section model (arch, width, norm must be those of the pre-training run)"
+        what = f"the weights in {init} do not fit section model (its options must be those of the pre-training run)"
         raise UserError.one("init", what) from error
+
+
+def _under(prefix: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def pretraining_directory(init: str) -> RunDirectory:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from afa_dist.config import TrainingRun
+from afa_dist.config import PretrainRun, TrainingRun
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.catalogue import DataSplits
-from afa_dist.data.loader import Loader
+from afa_dist.data.loader import Batch, Loader
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError
+from afa_dist.training.averaging import WeightAverage, recompute_statistics
+from afa_dist.training.awp import worst_weights
 from afa_dist.training.checkpoint import Checkpoint
 from afa_dist.training.metrics import Meter
 from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
@@ -33,11 +36,12 @@ class Best:
     step: int
     metrics: dict[str, float]
 
-    def beaten_by(self, metrics: Mapping[str, float], by: str) -> bool:
-        """Whether `metrics` is at least as good; of equals the later one wins, it has seen the lower learning rate."""
+    def compare(self, metrics: Mapping[str, float], by: str) -> int:
+        """1 if `metrics` is better than the best so far, 0 if it is as good, -1 if it is worse."""
         other = "clean_acc" if by == "robust_acc" else "robust_acc"
         keys = [name for name in (by, other) if name in metrics]
-        return [metrics[name] for name in keys] >= [self.metrics[name] for name in keys]
+        new, old = [metrics[name] for name in keys], [self.metrics[name] for name in keys]
+        return (new > old) - (new < old)
 
 
 class Trainer:
@@ -57,16 +61,22 @@ class Trainer:
         self.on_row = on_row
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
         dtype = next(step.net.parameters()).dtype
-        self.loader = Loader(splits.train, run.schedule.batch_size, run.seed, augmentation, world, dtype)
+        two_views = isinstance(run, PretrainRun) and run.method.views == "independent"
+        self.loader = Loader(splits.train, run.schedule.batch_size, run.seed, augmentation, world, dtype, two_views)
         self.schedule = Schedule(run.schedule, run.attack, run.optimiser.lr, self.loader.steps_per_epoch)
         self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.named, run.optimiser)
+        self.average = WeightAverage(self.named, run.ema.decay) if run.ema.decay else None
+        self.averaged: tuple[int, dict[str, torch.Tensor]] = (-1, {})
+        """The averaged network as it was at a step, buffers and all: what was validated is what is saved."""
         self.meter = Meter(world)
         self.recorder: Recorder | None = None
         self.best: Best | None = None
         self.last: dict[str, float] = {}
         self.done = 0
         """Optimiser steps behind us."""
+        self.stale = 0
+        """Validations since the best one."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the best and the last validation."""
@@ -80,11 +90,12 @@ class Trainer:
             "steps": self.done,
             "best": {"step": self.best.step, **self.best.metrics} if self.best else None,
             "last": {"step": self.done, **self.last},
+            "stopped_early": self.done < self.schedule.total_steps,
         }
 
     def run_steps(self) -> None:
         """Train, validate, log and save, each when it is due."""
-        while self.done < self.schedule.total_steps:
+        while self.done < self.schedule.total_steps and not self.out_of_patience:
             self.train_step()
             epoch_over = self.done % self.loader.steps_per_epoch == 0
             epoch = self.done // self.loader.steps_per_epoch
@@ -98,23 +109,41 @@ class Trainer:
                 # Always before a checkpoint: a resumed run then has no half-filled meter to restore.
                 self.log_training()
             new_best = validating and self.validate()
-            if saving or new_best:
+            if saving or new_best or self.out_of_patience:
                 self.save()
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether so many validations went by without a better one that training ends here."""
+        return 0 < self.config.validation.patience <= self.stale
 
     def train_step(self) -> None:
         """Batch, attack and loss; backward; clip; all workers agree that it is finite; weights move."""
         index = self.done
         set_lr(self.optimiser, self.schedule.lr(index))
         self.step.train_mode()
-        output = self.step.compute(self.loader.batch(index), index, self.schedule.eps(index))
-        self.optimiser.zero_grad(set_to_none=True)
-        output.loss.backward()
+        batch = self.loader.batch(index)
+        x_adv = self.step.attack(batch, index, self.schedule.eps(index))
+        with self.perturbed_weights(batch, x_adv):
+            output = self.step.loss(batch, x_adv)
+            self.optimiser.zero_grad(set_to_none=True)
+            output.loss.backward()
         limit = self.config.optimiser.clip_norm or math.inf
         gradient_norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], limit)
         self.check_finite(output.loss, gradient_norm)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update(index)
         self.meter.add(output.sums)
         self.done += 1
+
+    def perturbed_weights(self, batch: Batch, x_adv: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+        """Adversarial weights for the gradient of a step, once it is time for them; else the weights as they are."""
+        awp = self.config.awp
+        if awp.gamma == 0 or self.done < awp.start * self.schedule.total_steps:
+            return contextlib.nullcontext()
+        parameters = [parameter for _, parameter in self.named]
+        return worst_weights(parameters, self.step.net, lambda: self.step.loss(batch, x_adv).loss, awp.gamma)
 
     def check_finite(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
         if self.world.all_true(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
@@ -129,15 +158,36 @@ class Trainer:
         """Measure the held-out images; returns whether this is the best so far."""
         if len(self.splits.held_out) == 0:
             return False
-        self.step.net.eval()
         config = self.config
-        self.last = validate(self.step, self.splits.held_out, config.attack, config.validation, config.seed, self.world)
+        with self.network_to_use():
+            self.step.net.eval()
+            self.last = validate(self.step, self.splits.held_out, config.attack, config.validation, config.seed, self.world)
         by = "robust_acc" if "robust_acc" in self.last and self.selects_by_robustness else "clean_acc"
-        better = self.best is None or self.best.beaten_by(self.last, by)
-        if better:
+        change = 1 if self.best is None else self.best.compare(self.last, by)
+        self.stale = 0 if change > 0 else self.stale + 1
+        # Of equals the later one is kept: it has seen the lower learning rate.
+        if change >= 0:
             self.best = Best(self.done, self.last)
         self.write_row("validation", self.last)
-        return better
+        return change >= 0
+
+    @contextlib.contextmanager
+    def network_to_use(self) -> Iterator[None]:
+        """Puts the averaged network, if weights are averaged, in the place of the one that is trained."""
+        if self.average is None:
+            yield
+            return
+        net = self.step.net
+        with self.average.applied(net):
+            if self.averaged[0] == self.done:
+                net.load_state_dict(self.averaged[1])
+            else:
+                self.step.train_mode()
+                if self.config.ema.bn == "recomputed":
+                    images = (self.loader.batch(index).images_BCHW for index in range(self.loader.steps_per_epoch))
+                    recompute_statistics(net, images, net)
+                self.averaged = (self.done, {name: value.clone() for name, value in net.state_dict().items()})
+            yield
 
     @property
     def selects_by_robustness(self) -> bool:
@@ -157,11 +207,14 @@ class Trainer:
             self.recorder.write(row)
 
     def save(self) -> None:
-        best = dataclasses.asdict(self.best) if self.best else None
+        with self.network_to_use():  # on every worker: statistics may have to be recomputed
+            averaged = self.averaged[1]
         if self.world.is_main:
+            best = dataclasses.asdict(self.best) if self.best else None
             momentum = momentum_tensors(self.optimiser, self.named)
-            state = {"best": best, "last": self.last, "seed": self.config.seed}
-            self.directory.checkpoints.save(Checkpoint(self.done, self.step.net.state_dict(), momentum, state))
+            state = {"best": best, "last": self.last, "stale": self.stale, "seed": self.config.seed}
+            checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
+            self.directory.checkpoints.save(checkpoint)
             self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
 
     def resume(self) -> None:
@@ -174,6 +227,9 @@ class Trainer:
             best = checkpoint.state["best"]
             self.best = Best(**best) if best else None
             self.last = dict(checkpoint.state["last"])
+            self.stale = checkpoint.state["stale"]
+            if self.average is not None:
+                self.average.load(checkpoint.averaged)
         self.world.barrier()  # nobody may write a newer checkpoint before all have read this one
         if self.world.is_main:
             self.directory.checkpoints.set_aside_after(self.done)

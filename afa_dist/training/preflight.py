@@ -19,6 +19,8 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     batch, images = run.schedule.batch_size, len(splits.train)
     if batch > images:
         yield Problem("schedule.batch_size", f"{batch} is more than the {images} training images; use at most {images}")
+    if run.validation.patience and not len(splits.held_out):
+        yield Problem("validation.patience", "needs held-out images to stop by; set data.held_out, or patience 0")
     yield from RunDirectory.of(run).data_problems(splits.fingerprint())
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from afa_dist.attacks import Ball, Objective, pgd
+from afa_dist.attacks import Ball, Objective, n_fgsm, pgd
 from afa_dist.config import TrainAttackConfig
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import SlicedRandom
@@ -28,7 +28,10 @@ class StepOutput:
 
 
 class Step(Protocol):
-    """One stage's step: from a batch to a loss. It moves no weights."""
+    """One stage's step: from a batch to adversarial images, and from those to a loss. It moves no weights."""
+
+    forward: nn.Module
+    """`net`, or its DDP wrapper: what the outer pass calls."""
 
     @property
     def net(self) -> nn.Module:
@@ -43,8 +46,12 @@ class Step(Protocol):
         """Put the network in this stage's training mode."""
         ...
 
-    def compute(self, batch: Batch, step: int, eps: float) -> StepOutput:
-        """The loss of `batch` at attack radius `eps`."""
+    def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
+        """x_adv (B, C, H, W) for `batch` at attack radius `eps`, found on the unwrapped network."""
+        ...
+
+    def loss(self, batch: Batch, x_adv_BCHW: torch.Tensor) -> StepOutput:
+        """What the weights minimise, on `batch` and its adversarial images."""
         ...
 
     def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -61,11 +68,15 @@ def find_adversarial(
     objective: Objective, batch: Batch, attack: TrainAttackConfig, *, eps: float, seed: int, step: int
 ) -> torch.Tensor:
     """x_adv (B, C, H, W) by a training attack of radius `eps`; start points are the same for any number of workers."""
-    x, ball = batch.images_BCHW, Ball(attack.norm, eps)
-    start = None
-    if attack.random_start:
-        start = ball.random_start(x, SlicedRandom("attack", seed, step, start=batch.start, count=len(x), device=x.device))
-    return pgd(objective, x, ball, steps=attack.steps, step_size=attack.scaled_step(eps), start=start)
+    x, ball, step_size = batch.images_BCHW, Ball(attack.norm, eps), attack.scaled_step(eps)
+    if eps == 0:
+        return x
+    random = SlicedRandom("attack", seed, step, start=batch.start, count=len(x), device=x.device)
+    if attack.algorithm == "n-fgsm":
+        return n_fgsm(objective, x, random, eps=eps, step_size=step_size)
+    single = attack.algorithm == "fgsm-rs"
+    start = ball.random_start(x, random) if attack.random_start or single else None
+    return pgd(objective, x, ball, steps=1 if single else attack.steps, step_size=step_size, start=start)
 
 
 def correct(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Real gloo processes, each with a different part of the batch, against one process with all of it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,10 +10,19 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
-from afa_dist.config import ContrastiveAttackConfig, FinetuneRun, MethodConfig, ModelConfig, PretrainRun, TrainAttackConfig
+from afa_dist.config import (
+    AwpConfig,
+    ClassifierAttackConfig,
+    ContrastiveAttackConfig,
+    FinetuneRun,
+    MethodConfig,
+    ModelConfig,
+    PretrainRun,
+)
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
 from afa_dist.models.build import DataShape
+from afa_dist.training.awp import worst_weights
 from afa_dist.training.job import make_step, wrap
 
 GLOBAL_BATCH = 64
@@ -37,7 +47,16 @@ CASES = {
     "fine-tuning": FinetuneRun(
         mode="full",
         model=ModelConfig(width=8, norm="group"),
-        attack=TrainAttackConfig(eps=0.1, steps=2, step_size=0.05),
+        attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
+    ),
+    "joint": FinetuneRun(
+        mode="full",
+        objective="trades",
+        afa_weight=0.5,
+        method=MethodConfig(keys="both", anchors="both"),
+        model=ModelConfig(width=8, norm="batch", projection_dim=16),
+        attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
+        awp=AwpConfig(gamma=0.01),
     ),
 }
 
@@ -50,11 +69,17 @@ def global_batch(step):
     return x, y
 
 
+def perturbed(run, step, batch, x_adv):
+    if run.awp.gamma == 0:
+        return contextlib.nullcontext()
+    return worst_weights(list(step.net.parameters()), step.net, lambda: step.loss(batch, x_adv).loss, run.awp.gamma)
+
+
 def three_steps(run, world):
     """Losses (global mean), first gradients and weights after three SGD steps, by name."""
     step = make_step(run, SHAPE, World())  # built without DDP, then doubled and wrapped
     step.net.double()
-    step.forward = wrap(step.net, world) if world.size > 1 else step.net
+    step.forward = wrap(step.forward, world) if world.size > 1 else step.forward
     optimiser = torch.optim.SGD(step.parameters(), lr=0.1, momentum=0.9)
     out = {}
     for index in range(3):
@@ -62,9 +87,12 @@ def three_steps(run, world):
         share = GLOBAL_BATCH // world.size
         part = slice(world.rank * share, (world.rank + 1) * share)
         step.train_mode()
-        output = step.compute(Batch(x[part], y[part], part.start), index, run.attack.eps)
-        optimiser.zero_grad()
-        output.loss.backward()
+        batch = Batch(x[part], y[part], part.start)
+        x_adv = step.attack(batch, index, run.attack.eps)
+        with perturbed(run, step, batch, x_adv):
+            output = step.loss(batch, x_adv)
+            optimiser.zero_grad()
+            output.loss.backward()
         loss = output.loss.detach().clone()
         out[f"loss{index}"] = world.sum_(loss) / world.size
         if index == 0:

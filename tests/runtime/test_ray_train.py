@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from afa_dist.config import (
+    ClassifierAttackConfig,
     ContrastiveAttackConfig,
     DataConfig,
     EvaluateRun,
@@ -26,7 +27,6 @@ from afa_dist.config import (
     ScheduleConfig,
     ThreatConfig,
     TrackingConfig,
-    TrainAttackConfig,
     ValidationConfig,
 )
 from afa_dist.data.catalogue import load_splits
@@ -171,7 +171,7 @@ def test_evaluation_on_ray_equals_the_one_in_process(ray_cluster, tmp_path):
         runs_dir=str(tmp_path),
         mode="full",
         model=ModelConfig(width=8),
-        attack=TrainAttackConfig(eps=0.1, steps=1),
+        attack=ClassifierAttackConfig(eps=0.1, steps=1),
         schedule=ScheduleConfig(epochs=1, batch_size=64, warmup=0),
         tracking=TrackingConfig(tensorboard=False),
     )

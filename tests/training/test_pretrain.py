@@ -16,9 +16,10 @@ from afa_dist.training.job import make_step
 SHAPE = DataShape(1, (0.3,), (0.4,), tuple("abc"))
 
 
-def batch():
+def batch(two_views=False):
     g = torch.Generator().manual_seed(3)
-    return Batch(torch.rand(32, 1, 8, 8, generator=g), torch.arange(32) % 3, 0)
+    x, second = torch.rand(2, 32, 1, 8, 8, generator=g)
+    return Batch(x, torch.arange(32) % 3, 0, second if two_views else None)
 
 
 def step_of(**changes):
@@ -34,8 +35,13 @@ def step_of(**changes):
     return make_step(run, SHAPE, World())
 
 
+def output(step, eps=0.1):
+    b = batch(step.run.method.views == "independent")
+    return step.loss(b, step.attack(b, 0, eps))
+
+
 def loss(**changes):
-    return step_of(**changes).compute(batch(), 0, changes.get("eps", 0.1)).loss.item()
+    return output(step_of(**changes)).loss.item()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +60,9 @@ def loss(**changes):
         {"step_size": 0.01},
         {"random_start": False},
         {"norm": "l2"},
+        {"algorithm": "fgsm-rs"},
+        {"algorithm": "n-fgsm"},
+        {"views": "independent"},
     ],
     ids=str,
 )
@@ -76,7 +85,7 @@ def attack_value(step, x_adv):
 
 def test_attack_raises_the_afa_loss_of_every_image():
     step = step_of()
-    x_adv = step.attack(batch(), batch().labels_B, 0, 0.1)
+    x_adv = step.attack(batch(), 0, 0.1)
     assert (attack_value(step, x_adv) > attack_value(step, batch().images_BCHW)).all()
     assert (x_adv - batch().images_BCHW).abs().max() <= 0.1 + 1e-6
 
@@ -84,11 +93,28 @@ def test_attack_raises_the_afa_loss_of_every_image():
 def test_eps_zero_is_clean_supervised_contrast():
     step = step_of(eps=0.0)
     b = batch()
-    assert torch.equal(step.attack(b, b.labels_B, 0, 0.0), b.images_BCHW)
+    assert torch.equal(step.attack(b, 0, 0.0), b.images_BCHW)
     z = step.net.embed(b.images_BCHW)
     clean = afa_loss(z, z, b.labels_B, b.labels_B, temperature=0.1).mean()
     probe = torch.nn.functional.cross_entropy(step.net.classify(b.images_BCHW), b.labels_B)
-    assert step.compute(b, 0, 0.0).loss.item() == pytest.approx((clean + probe).item(), rel=1e-5)
+    assert output(step, 0.0).loss.item() == pytest.approx((clean + probe).item(), rel=1e-5)
+
+
+def test_two_clean_views_are_supcon():
+    """eps 0, both keys and anchors, independent views: SupCon (2004.11362, eq. 2) over 2N views, written out."""
+    step = step_of(eps=0.0, keys="both", anchors="both", views="independent")
+    b = batch(two_views=True)
+    z = step.net.embed(torch.cat([b.images_BCHW, b.second_BCHW])).double()
+    y = torch.cat([b.labels_B, b.labels_B]).tolist()
+    terms = []
+    for i in range(64):
+        others = [a for a in range(64) if a != i]
+        denominator = torch.stack([(z[i] @ z[a] / 0.1).exp() for a in others]).sum()
+        positives = [p for p in others if y[p] == y[i]]
+        terms.append(-sum(((z[i] @ z[p] / 0.1).exp() / denominator).log() for p in positives) / len(positives))
+    probe = torch.nn.functional.cross_entropy(step.net.classify(b.images_BCHW), b.labels_B)
+    got = output(step, 0.0).loss
+    assert got.item() == pytest.approx((torch.stack(terms).mean() + probe).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("keys", ["clean", "both"])
@@ -97,9 +123,9 @@ def test_bf16_passes_still_compute_the_loss_in_fp32(keys):
     step.bf16 = True
     b = batch()
     with attack_mode(step.net), torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = step.objective(b, b.labels_B)(b.images_BCHW)
+        inside = step.objective(b)(b.images_BCHW)
     assert inside.dtype == torch.float32
-    out = step.compute(b, 0, 0.1)
+    out = output(step)
     out.loss.backward()
     assert out.loss.dtype == torch.float32
     assert out.loss.item() == pytest.approx(loss(keys=keys), rel=0.02)
@@ -108,7 +134,7 @@ def test_bf16_passes_still_compute_the_loss_in_fp32(keys):
 
 def test_the_probe_does_not_shape_the_features():
     step = step_of()
-    out = step.compute(batch(), 0, 0.1)
+    out = output(step)
     probe_only = torch.autograd.grad(out.loss, list(step.net.probe.parameters()), retain_graph=True)
     assert all(g.abs().max() > 0 for g in probe_only)
     x = batch().images_BCHW

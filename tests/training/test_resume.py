@@ -1,21 +1,25 @@
 """A run that is stopped and started again ends as if it had never stopped."""
 
+import dataclasses
 import shutil
 
 import pytest
 import torch
 
 from afa_dist.config import (
+    AwpConfig,
     CheckpointConfig,
+    ClassifierAttackConfig,
     ContrastiveAttackConfig,
     DataConfig,
+    EmaConfig,
     FinetuneRun,
     MethodConfig,
     ModelConfig,
+    OptimiserConfig,
     PretrainRun,
     ScheduleConfig,
     TrackingConfig,
-    TrainAttackConfig,
     ValidationConfig,
 )
 from afa_dist.data.catalogue import load_splits
@@ -38,7 +42,21 @@ RUNS = {
     "pretrain": PretrainRun(
         **SMALL, method=MethodConfig(keys="both"), attack=ContrastiveAttackConfig(eps=0.1, steps=2, warmup=0.66)
     ),
-    "finetune": FinetuneRun(**SMALL, mode="full", attack=TrainAttackConfig(eps=0.1, steps=2)),
+    "finetune": FinetuneRun(
+        **SMALL,
+        mode="full",
+        attack=ClassifierAttackConfig(eps=0.1, steps=2),
+        ema=EmaConfig(decay=0.9, bn="recomputed"),
+    ),
+    "joint": FinetuneRun(
+        **SMALL,
+        mode="full",
+        objective="trades",
+        afa_weight=0.5,
+        attack=ClassifierAttackConfig(eps=0.1, algorithm="n-fgsm"),
+        awp=AwpConfig(gamma=0.01, start=0.3),
+        ema=EmaConfig(decay=0.9),
+    ),
 }
 
 
@@ -77,11 +95,35 @@ def test_stopped_and_resumed_equals_undisturbed(stage, splits, tmp_path):
     assert {k: resumed[k] for k in ("best", "last", "steps")} == {k: summary[k] for k in ("best", "last", "steps")}
     a, b = (d.checkpoints.load(summary["steps"]) for d in (whole, cut))
     assert a.state == b.state
-    for part in ("model", "optimiser"):
+    for part in ("model", "optimiser", "averaged"):
         left, right = getattr(a, part), getattr(b, part)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left)
     assert a.optimiser  # momentum was there to compare
+    assert bool(a.averaged) == (run.ema.decay > 0)
+
+
+def test_patience_ends_training_alike_after_a_stop(splits, tmp_path):
+    """No validation of this run can get better: the learning rate is too small to change a prediction."""
+    run = dataclasses.replace(
+        RUNS["finetune"],
+        optimiser=OptimiserConfig(lr=1e-12),
+        schedule=ScheduleConfig(epochs=6, batch_size=64),
+        validation=ValidationConfig(steps=2, patience=2),
+        ema=EmaConfig(),
+    )
+    per_epoch = len(splits.train) // 64
+    for name, stop in (("whole", None), ("cut", 3 * per_epoch)):
+        directory = RunDirectory(tmp_path / name)
+        directory.create(run, {})
+        if stop:
+            with pytest.raises(Stop):
+                train(run, splits, directory, World(), on_row=stop_at(stop))
+        summary = train(run, splits, directory, World(), on_row=lambda row: None)
+        assert summary["stopped_early"]
+        assert summary["steps"] == 3 * per_epoch  # the first, and two that are not better
+        assert len([row for row in directory.metrics() if row["phase"] == "validation"]) == 3
+        assert (directory.model / "model.safetensors").exists()
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(splits, tmp_path):

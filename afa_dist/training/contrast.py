@@ -1,0 +1,106 @@
+"""The AFA loss of a global batch spread over workers: which embeddings are anchors, which are keys.
+
+Legend: B images of this worker, G images of the global batch, C channels, H height, W width, D embedding dimensions,
+A anchors, K keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from afa_dist.attacks import Objective
+from afa_dist.config import MethodConfig
+from afa_dist.data.loader import Batch
+from afa_dist.distributed import gather, gather_detached
+from afa_dist.losses import NOBODY, afa_loss
+
+Embed = Callable[[torch.Tensor], torch.Tensor]
+"""Images (B, C, H, W) to unit-length embeddings (B, D)."""
+
+
+class Keys(NamedTuple):
+    """Keys of the global batch, and where in them this worker's images stand."""
+
+    embeddings_KD: torch.Tensor
+    labels_K: torch.Tensor
+    clean_B: torch.Tensor
+    """Index of each own image's clean key, or NOBODY."""
+    adversarial_B: torch.Tensor
+    """Index of each own image's adversarial key, or NOBODY."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """The loss of arXiv 2402.12187 with the choices of `method`, for the workers' shares of one batch."""
+
+    method: MethodConfig
+
+    def loss(self, z_adv_BD: torch.Tensor, z_clean_BD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Loss of each anchor of this worker, shape (A,): B, or 2B with clean anchors as well.
+
+        Keys are gathered from all workers, with exact gradients.
+        """
+        kinds, y = self.method.keys, batch.labels_B
+        clean_GD = None if kinds == "adversarial" else gather(z_clean_BD)
+        adversarial_GD = None if kinds == "clean" else gather(z_adv_BD)
+        keys = self._assemble(batch, gather_detached(y), clean_GD, adversarial_GD)
+        loss_A = self._compare(z_adv_BD, y, keys, self_B=keys.adversarial_B, copy_B=keys.clean_B)
+        if self.method.anchors == "both":
+            loss_clean_A = self._compare(z_clean_BD, y, keys, self_B=keys.clean_B, copy_B=keys.adversarial_B)
+            loss_A = torch.cat([loss_A, loss_clean_A])
+        return loss_A
+
+    def objective(self, embed: Embed, batch: Batch, clean_BCHW: torch.Tensor, *, clean_keys: bool) -> Objective:
+        """What an attack on the loss maximises: the loss of adversarial anchors.
+
+        The clean images pass through the network here, once. With `clean_keys`, or where the loss has no others,
+        nothing is communicated inside the attack's loop.
+        """
+        kinds = "clean" if clean_keys else self.method.keys
+        labels_G = gather_detached(batch.labels_B)
+        clean_GD = None
+        if kinds != "adversarial":
+            with torch.no_grad():
+                clean_GD = gather_detached(embed(clean_BCHW))
+
+        def objective(x_adv_BCHW: torch.Tensor) -> torch.Tensor:
+            z_adv = embed(x_adv_BCHW)
+            keys = self._assemble(batch, labels_G, clean_GD, None if kinds == "clean" else gather(z_adv))
+            return self._compare(z_adv, batch.labels_B, keys, self_B=keys.adversarial_B, copy_B=keys.clean_B)
+
+        return objective
+
+    def _assemble(
+        self, batch: Batch, labels_G: torch.Tensor, clean_GD: torch.Tensor | None, adversarial_GD: torch.Tensor | None
+    ) -> Keys:
+        """Keys from the gathered embeddings that are given, clean ones before adversarial ones."""
+        own_B = batch.start + torch.arange(batch.labels_B.shape[0], device=labels_G.device)
+        nobody_B = torch.full_like(own_B, NOBODY)
+        kinds = [z_GD for z_GD in (clean_GD, adversarial_GD) if z_GD is not None]
+        first_adversarial = 0 if clean_GD is None else labels_G.shape[0]
+        return Keys(
+            torch.cat(kinds),
+            labels_G.repeat(len(kinds)),
+            nobody_B if clean_GD is None else own_B,
+            nobody_B if adversarial_GD is None else own_B + first_adversarial,
+        )
+
+    def _compare(
+        self, z_AD: torch.Tensor, y_A: torch.Tensor, keys: Keys, *, self_B: torch.Tensor, copy_B: torch.Tensor
+    ) -> torch.Tensor:
+        method = self.method
+        return afa_loss(
+            z_AD,
+            keys.embeddings_KD,
+            y_A,
+            keys.labels_K,
+            temperature=method.temperature,
+            self_A=self_B,
+            own_copy_A=copy_B,
+            own_copy=method.own_copy,
+            denominator=method.denominator,
+        )
