@@ -96,6 +96,13 @@ class StageProgress:
         if not self._terminal and done:
             self._line(f"{self.unit} {done}/{parts}")
 
+    def on_attack(self, name: str, standing: int) -> None:
+        """Show the attack that begins within the present part."""
+        note = f"{name} on {standing} images"
+        self._bar.update(self._task, note=note)
+        if not self._terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._line(note)
+
     def _line(self, text: str) -> None:
         say(f"{self.title}: {text}")
         self._last_line = time.monotonic()
@@ -114,7 +121,7 @@ def training_table(summary: Mapping[str, Any]) -> Table:
 
 def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Accuracies of evaluated models side by side in per cent, each with its 95 % interval."""
-    names: Sequence[str] = list(next(iter(models.values()))["accuracies"])
+    names: Sequence[str] = ["clean", *next(iter(models.values()))["attacks"]]
     table = Table("model", *names, title=title, title_justify="left")
     for model, summary in models.items():
         cells = []

@@ -86,7 +86,7 @@ def execute(run: EvaluateRun, test: ImageSet) -> None:
 def measure(run: EvaluateRun, test: ImageSet, title: str) -> dict[str, Any]:
     """Evaluate with a progress bar; returns the summary."""
     with session(run.scaling) as placement, StageProgress(title, unit="shard") as progress:
-        return evaluate(run, test, placement, progress.on_part)
+        return evaluate(run, test, placement, progress.on_part, progress.on_attack)
 
 
 def evaluation_title(run: EvaluateRun) -> str:

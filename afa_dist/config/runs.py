@@ -13,7 +13,7 @@ from afa_dist.config.attack import (
     ThreatConfig,
     TrainAttackConfig,
 )
-from afa_dist.config.attack_names import parse_attack
+from afa_dist.config.attack_names import VALID_ATTACKS, parse_attack, single_attacks
 from afa_dist.config.fields import Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.sections import (
@@ -146,21 +146,25 @@ class EvaluateRun(BaseRun):
     )
     threat: ThreatConfig = section(ThreatConfig, "the attack's ball; by default the one the model was trained with")
     attacks: tuple[str, ...] = setting(
-        ("pgd-20", "pgd-50x10"), "attacks, cheapest first: pgd-STEPS or pgd-STEPSxRESTARTS, on images still standing"
+        ("pgd-20", "pgd-50x10"),
+        f"attacks, cheapest first, each on the images still standing: {VALID_ATTACKS}",
     )
     shard_size: int = setting(
-        128, "images evaluated together, a multiple of 16; results do not depend on it, speed and progress do", ge=16
+        128,
+        "images evaluated together, a multiple of 16; PGD results do not depend on it, AutoAttack's random numbers do",
+        ge=16,
     )
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.shard_size % SLICE:
             yield Problem("shard_size", f"{self.shard_size} is not a multiple of {SLICE}")
-        if len(set(self.attacks)) < len(self.attacks):
+        attacks = list(single_attacks(self.attacks))
+        if len(set(attacks)) < len(attacks):
             yield Problem("attacks", f"{', '.join(self.attacks)} names an attack twice; name each once")
-        for name in self.attacks:
+        for name in attacks:
             if parse_attack(name) is None:
-                yield Problem("attacks", f"{name!r} is not known; write pgd-STEPS or pgd-STEPSxRESTARTS, such as pgd-50x10")
+                yield Problem("attacks", f"{name!r} is not known; write {VALID_ATTACKS}")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -8,7 +8,7 @@ from afa_dist.attacks import Ball
 from afa_dist.config import EvaluateRun
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
-from afa_dist.evaluation.shards import ShardResult, evaluate_shard
+from afa_dist.evaluation.shards import OnAttack, ShardResult, evaluate_shard
 from afa_dist.models.export import load_classifier
 
 
@@ -23,8 +23,8 @@ class ShardEvaluator:
         self.test = test if test is not None else load_part(run.data, run.part)
         self.net = load_classifier(model).net.to(device)
 
-    def evaluate(self, start: int) -> ShardResult:
+    def evaluate(self, start: int, on_attack: OnAttack = lambda name, standing: None) -> ShardResult:
         """The shard whose first image is number `start`."""
         run = self.run
         ball = Ball(run.threat.norm, run.threat.eps)
-        return evaluate_shard(self.net, self.test, start, run.shard_size, run.attacks, ball, run.seed)
+        return evaluate_shard(self.net, self.test, start, run.shard_size, run.attacks, ball, run.seed, on_attack)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from afa_dist.attacks import Ball, attack_mode, cross_entropy, pgd
-from afa_dist.config.attack_names import PgdName, parse_attack
+from afa_dist.config.attack_names import PgdName, parse_attack, single_attacks
 from afa_dist.data.image_set import ImageSet
-from afa_dist.distributed import SLICE, SlicedRandom
+from afa_dist.distributed import SLICE, SlicedRandom, derive_seed
+from afa_dist.evaluation.autoattack import autoattack_part
+
+OnAttack = Callable[[str, int], None]
+"""Called with the attack that begins and the number of images still standing."""
 
 STANDING = ""
 """In `broken_by`: no attack broke this image."""
@@ -44,12 +48,20 @@ def shard_starts(images: int, shard_size: int) -> Iterator[int]:
 
 
 def evaluate_shard(
-    net: nn.Module, test: ImageSet, start: int, shard_size: int, attacks: Sequence[str], ball: Ball, seed: int
+    net: nn.Module,
+    test: ImageSet,
+    start: int,
+    shard_size: int,
+    attacks: Sequence[str],
+    ball: Ball,
+    seed: int,
+    on_attack: OnAttack = lambda name, standing: None,
 ) -> ShardResult:
     """Classify one shard clean, then attack it, cheapest first, each time the images still standing.
 
-    Start points are keyed by (seed, attack, restart, image), so the result does not depend on who runs the shard or
-    on which other images still stand.
+    Start points of PGD are keyed by (seed, attack, restart, image), so the result does not depend on who runs the shard
+    or on which other images still stand. AutoAttack draws for all standing images of the shard at once, keyed by (seed,
+    attack, shard): who runs it does not matter, the shard's size and the attacks before it do.
     """
     began = time.monotonic()
     device = next(net.parameters()).device
@@ -59,11 +71,20 @@ def evaluate_shard(
         with torch.no_grad():
             predictions_N = net(x_NCHW).argmax(dim=1)
         broken_by = ["clean" if wrong else STANDING for wrong in (predictions_N != y_N).tolist()]
-        for name in attacks:
-            pgd_name = parse_attack(name)
-            assert pgd_name is not None, name
+        for name in single_attacks(attacks):
             standing_S = torch.tensor([i for i, by in enumerate(broken_by) if by == STANDING], device=device)
-            for index in _broken(net, x_NCHW, y_N, standing_S, pgd_name, ball, ("evaluate", seed, name), start):
+            if len(standing_S) == 0:
+                break
+            on_attack(name, len(standing_S))
+            attack, key = parse_attack(name), ("evaluate", seed, name)
+            if isinstance(attack, PgdName):
+                broken = _broken(net, x_NCHW, y_N, standing_S, attack, ball, key, start)
+            else:
+                assert attack is not None, name
+                x_S, y_S = x_NCHW[standing_S], y_N[standing_S]
+                x_adv = autoattack_part(net, x_S, y_S, attack, ball, derive_seed(*key, start), len(test.classes))
+                broken = standing_S[_misclassified(net, x_adv, x_S, y_S, ball)].tolist()
+            for index in broken:
                 broken_by[index] = name
     seconds = time.monotonic() - began
     return ShardResult(start, y_N.cpu().numpy(), predictions_N.cpu().numpy(), broken_by, seconds)
@@ -90,6 +111,18 @@ def _broken(
         broken.extend(standing_S[fell_S].tolist())
         standing_S = standing_S[~fell_S]
     return broken
+
+
+TOLERANCE = 1e-5
+"""How far outside the ball rounding may put an image that still counts as attacked within it."""
+
+
+def _misclassified(net: nn.Module, x_adv: torch.Tensor, x: torch.Tensor, y: torch.Tensor, ball: Ball) -> torch.Tensor:
+    """Which of `x_adv` are allowed and misclassified; what another library returns is checked, not believed."""
+    allowed_S = ball.distance(x_adv, x) <= ball.eps + TOLERANCE
+    allowed_S &= ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
+    with torch.no_grad():
+        return allowed_S & (net(x_adv).argmax(dim=1) != y)
 
 
 def _attack_once(

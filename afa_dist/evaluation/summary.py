@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afa_dist.config.attack_names import AUTOATTACK, single_attacks
 from afa_dist.evaluation.shards import STANDING, ShardResult
 from afa_dist.files import write_aside
 
@@ -35,14 +36,19 @@ def accuracy(right: int, images: int) -> dict[str, Any]:
 
 
 def summarise(shards: Sequence[ShardResult], attacks: Sequence[str]) -> dict[str, Any]:
-    """clean, then each attack: images right when clean and under it and all attacks before it."""
+    """clean, then each attack: images right when clean and under it and all attacks before it.
+
+    `autoattack` is what its last part leaves; its parts are there as well.
+    """
     broken_by = [by for shard in shards for by in shard.broken_by_N]
     images = len(broken_by)
     right = images - broken_by.count("clean")
     result = {"clean": accuracy(right, images)}
-    for name in attacks:
+    for name in single_attacks(attacks):
         right -= broken_by.count(name)
         result[name] = accuracy(right, images)
+    if "autoattack" in attacks:
+        result["autoattack"] = result[AUTOATTACK[-1]]
     return {"accuracies": result, "seconds": round(sum(shard.seconds for shard in shards), 1)}
 
 

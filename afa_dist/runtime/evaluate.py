@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from afa_dist.config import EvaluateRun
+from afa_dist.config.attack_names import AutoAttackPart, parse_attack, single_attacks
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, UserError
+from afa_dist.evaluation.autoattack import FEWEST_CLASSES
 from afa_dist.evaluation.evaluator import ShardEvaluator
-from afa_dist.evaluation.shards import ShardResult, shard_starts
+from afa_dist.evaluation.shards import OnAttack, ShardResult, shard_starts
 from afa_dist.evaluation.summary import summarise, write_per_image
 from afa_dist.models.export import ExportedClassifier, load_classifier
 from afa_dist.runtime.placement import Placement, torchrun_size
@@ -40,6 +42,11 @@ def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: Im
         yield Problem("data.name", f"has {len(test.classes)} classes, the model in {run.model} tells {len(classes)} apart")
     if channels != test.shape[0]:
         yield Problem("data.name", f"has images with {test.shape[0]} channels, the model in {run.model} takes {channels}")
+    needs_four = [name for name in single_attacks(run.attacks) if isinstance(parse_attack(name), AutoAttackPart)]
+    if needs_four and len(classes) < FEWEST_CLASSES:
+        yield Problem(
+            "attacks", f"{needs_four[0]} needs at least {FEWEST_CLASSES} classes, there are {len(classes)}; use pgd"
+        )
     if len(test) == 0:
         yield Problem("part", "holds no images (data.held_out is 0); use test")
     directory = RunDirectory.of(run)
@@ -56,7 +63,9 @@ def weights_hash(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def evaluate(run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: OnShard) -> dict[str, Any]:
+def evaluate(
+    run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: OnShard, on_attack: OnAttack
+) -> dict[str, Any]:
     """Evaluate and write `evaluation/summary.json` and `per_image.parquet`; a finished evaluation is only read back.
 
     Call it inside the session that gave `placement`.
@@ -68,7 +77,7 @@ def evaluate(run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: O
     starts = list(shard_starts(len(test), run.shard_size))
     shards: list[ShardResult] = []
     on_shard(0, len(starts))
-    for shard in _shards(run, test, starts, placement):
+    for shard in _shards(run, test, starts, placement, on_attack):
         shards.append(shard)
         on_shard(len(shards), len(starts))
     shards.sort(key=lambda shard: shard.start)
@@ -88,12 +97,14 @@ def evaluate(run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: O
     return summary
 
 
-def _shards(run: EvaluateRun, test: ImageSet, starts: list[int], placement: Placement) -> Iterator[ShardResult]:
+def _shards(
+    run: EvaluateRun, test: ImageSet, starts: list[int], placement: Placement, on_attack: OnAttack
+) -> Iterator[ShardResult]:
     if placement.workers == 0:
         torch.set_num_threads(placement.threads)
         evaluator = ShardEvaluator(run, model_folder(run.model), "cuda" if placement.gpu else "cpu", test)
         for start in starts:
-            yield evaluator.evaluate(start)
+            yield evaluator.evaluate(start, on_attack)
         return
     from afa_dist.runtime.ray_evaluate import evaluate_on_ray  # imports Ray, after the session's settings
 

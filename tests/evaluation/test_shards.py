@@ -6,10 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import binomtest
+from torch import nn
 
-from afa_dist.attacks import Ball
+from afa_dist.attacks import Ball, attack_mode
 from afa_dist.config import DataConfig
+from afa_dist.config.attack_names import AUTOATTACK
 from afa_dist.data.catalogue import load_part
 from afa_dist.evaluation.shards import STANDING, evaluate_shard, shard_starts
 from afa_dist.evaluation.summary import summarise, wilson_interval, write_per_image
@@ -85,3 +88,60 @@ def test_the_exported_model_is_json_and_safetensors_and_gives_the_same_logits(tr
     assert not again.net.training
     assert torch.equal(again.net(x), trained(x))
     assert np.isfinite(again.net(x).detach().numpy()).all()
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return digits.test.subset(np.arange(64))
+
+
+@pytest.fixture(scope="module")
+def quick(digits):
+    """Two layers without convolutions: AutoAttack's thousands of passes take seconds."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    x, y = digits.train.images_NCHW.float() / 255, digits.train.labels_N
+    for _ in range(60):
+        optimiser.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimiser.step()
+    return net
+
+
+def test_autoattack_gives_the_robust_accuracy_of_the_published_code(quick, few):
+    """The parts one by one, on images still standing, against the package's own evaluation of all images."""
+    from pyautoattack import AutoAttack
+
+    ours = summarise(evaluate(quick, few, 64, attacks=("autoattack",)), ("autoattack",))["accuracies"]
+    x, y = few.images_NCHW.float() / 255, few.labels_N
+    with attack_mode(quick):
+        whole = AutoAttack(quick, norm="Linf", eps=0.1, version="standard", seed=3)
+        _, y_adv = whole.run_standard_evaluation(x, y, batch_size=64)
+    theirs = (y_adv == y).sum().item()
+    assert abs(ours["autoattack"]["right"] - theirs) <= 1
+    assert 0 < theirs < ours["clean"]["right"]  # there was something to break, and something stood
+    assert ours["square"] == ours["autoattack"]
+
+
+@pytest.mark.parametrize("name", AUTOATTACK)
+def test_every_part_breaks_images_by_itself(quick, few, name):
+    (shard,) = evaluate(quick, few, 64, eps=0.15, attacks=(name,))
+    assert shard.broken_by_N.count(name) > 10
+
+
+def test_autoattack_repeats_itself_and_leaves_the_generators_alone(trained, few):
+    before = torch.get_rng_state()
+    first = evaluate(trained, few, 32, attacks=("pgd-5", "apgd-ce"))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    second = evaluate(trained, few, 32, attacks=("pgd-5", "apgd-ce"))
+    assert [s.broken_by_N for s in first] == [s.broken_by_N for s in second]
+
+
+def test_images_outside_the_ball_do_not_count_as_broken(trained, few, monkeypatch):
+    """An attack of another library that oversteps the threat model must not lower the figure."""
+    far = lambda net, x, *rest: 1 - x  # noqa: E731
+    monkeypatch.setattr("afa_dist.evaluation.shards.autoattack_part", far)
+    (shard,) = evaluate(trained, few, 64, attacks=("apgd-ce",))
+    assert "apgd-ce" not in shard.broken_by_N
