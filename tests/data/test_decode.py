@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from afa_dist.cli import console
 from afa_dist.data import decode
 from afa_dist.data.decode import Encoded, decode_images, progress_to, read_pixels, to_square
 from afa_dist.errors import UserError
@@ -147,3 +148,11 @@ def test_progress_reaches_whoever_asks_and_no_one_else():
         decoded([png(GREY)] * 300)
     decoded([png(GREY)])
     assert seen == [(128, 300), (256, 300), (300, 300)]
+
+
+def test_jobs_say_how_far_a_long_read_is(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.reading_shown():
+        decoded([png(GREY)] * 1000)
+    assert capsys.readouterr().out.splitlines() == ["reading images: 384/1000", "reading images: 768/1000"]
