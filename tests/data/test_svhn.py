@@ -93,6 +93,15 @@ def test_damage_is_named_with_its_file(damage, words, folder):
     assert caught.value.problems[0].where == str(folder / "train_32x32.mat")
 
 
+def test_a_file_cut_anywhere_is_a_mistake(folder):
+    path = folder / "test_32x32.mat"
+    content = path.read_bytes()
+    for length in [*range(0, 300, 7), len(content) // 2, len(content) - 9]:  # the last 6 bytes are padding
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError):
+            load(folder)
+
+
 def test_missing_files_are_reported_together(folder):
     (folder / "train_32x32.mat").unlink()
     (folder / "test_32x32.mat").unlink()
