@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from afa_dist.data.decode import progress_to
 from afa_dist.evaluation.summary import wilson_interval
+from afa_dist.runtime.placement import is_main_process
 
 LINE_SECONDS = 10.0
 """Without a terminal, at most one line of progress in this time, besides the last."""
@@ -106,6 +109,21 @@ class StageProgress:
     def _line(self, text: str) -> None:
         say(f"{self.title}: {text}")
         self._last_line = time.monotonic()
+
+
+@contextlib.contextmanager
+def reading_shown() -> Iterator[None]:
+    """Inside, say how many images have been decoded, at most every `LINE_SECONDS`; small data sets are never mentioned."""
+    last_line = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= LINE_SECONDS and is_main_process():
+            say(f"reading images: {done}/{total}")
+            last_line = time.monotonic()
+
+    with progress_to(show):
+        yield
 
 
 def training_table(summary: Mapping[str, Any]) -> Table:

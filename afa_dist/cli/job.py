@@ -17,6 +17,7 @@ import yaml
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
+from afa_dist.cli.console import reading_shown
 from afa_dist.cli.specification import build
 from afa_dist.config import Section
 from afa_dist.config.fields import to_mapping
@@ -29,6 +30,7 @@ Resolve = Callable[[Arguments], tuple[type[S], dict[str, Any]]]
 """Finds the options of a run: the class to build, and nested values for it."""
 
 
+@reading_shown()
 def run_job(
     resolve: Resolve[S],
     arguments: Arguments,

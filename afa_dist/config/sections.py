@@ -14,12 +14,20 @@ from afa_dist.errors import Problem
 class DataConfig(Section):
     """Which images."""
 
-    name: Literal["digits", "parquet", "cifar10", "cifar100"] = setting(
+    name: Literal["digits", "parquet", "cifar10", "cifar100", "svhn", "folder", "tiny-imagenet"] = setting(
         "digits",
-        "data set: digits (scikit-learn's scans, in the package), parquet (Hugging Face image layout, by path), "
-        "cifar10 or cifar100 (torchvision's files under path)",
+        "data set: digits (scikit-learn's scans, in the package) or, from path, parquet (Hugging Face image layout), "
+        "cifar10 or cifar100 (torchvision's files), svhn (its *_32x32.mat), folder (train/CLASS/*.png and the like), "
+        "tiny-imagenet (its own layout)",
     )
-    path: str | None = setting(None, "folder with the files (parquet: train*.parquet and test*.parquet); not for digits")
+    path: str | None = setting(None, "folder with the files; docs/data.md shows what is expected in it; not for digits")
+    image_size: int = setting(
+        0,
+        "resize so that the shorter side has this many pixels, then cut the centre square; 0 = as stored, when all images "
+        "must have one size; for folder, tiny-imagenet and parquet",
+        ge=0,
+        le=4096,
+    )
     train_limit: int = setting(0, "use only this many training images, chosen evenly by class; 0 = all", ge=0)
     test_limit: int = setting(0, "use only this many test images, chosen evenly by class; 0 = all", ge=0)
     held_out: int = setting(
@@ -33,6 +41,9 @@ class DataConfig(Section):
             yield Problem("path", "digits come with scikit-learn and take no path; leave it out or choose another name")
         if self.name != "digits" and self.path is None:
             yield Problem("path", f"missing; {self.name} needs the folder that holds its files")
+        if self.image_size and self.name not in ("folder", "tiny-imagenet", "parquet"):
+            what = f"{self.image_size} is not allowed with {self.name}, whose images come in one size; leave it at 0"
+            yield Problem("image_size", f"{what} (folder, tiny-imagenet and parquet take it)")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

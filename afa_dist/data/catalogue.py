@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from afa_dist.config import DataConfig
-from afa_dist.data.image_set import ImageSet, choose_evenly, hold_out, label_problems
+from afa_dist.data.folders import load_tiny_imagenet, load_tree
+from afa_dist.data.image_set import ImageSet, choose_evenly, choose_rows, hold_out
 from afa_dist.data.parquet import load_parquet
+from afa_dist.data.torchvision_files import load_cifar, load_svhn
 from afa_dist.errors import Problem, UserError
 
 DIGITS_TEST = 360
@@ -52,11 +54,9 @@ def load_splits(config: DataConfig) -> DataSplits:
         raise UserError(dict.fromkeys(problems))
     train, test = parts
     if train.shape != test.shape or train.classes != test.classes:
-        raise UserError.one(
-            config.path or config.name,
-            f"training and test images differ in size or classes: {train.shape} with {len(train.classes)} classes "
-            f"and {test.shape} with {len(test.classes)}",
-        )
+        what = f"{train.shape} with {len(train.classes)} classes and {test.shape} with {len(test.classes)}"
+        hint = "; set data.image_size, and all are brought to one size" if train.shape[1:] != test.shape[1:] else ""
+        raise UserError.one(config.path or config.name, f"training and test images differ in size or classes: {what}{hint}")
     if config.held_out >= len(train):
         raise UserError.one("data.held_out", f"{config.held_out} leaves none of the {len(train)} training images")
     fitted, held_out = hold_out(train, config.held_out)
@@ -79,33 +79,28 @@ def _digits(config: DataConfig, split: str, limit: int) -> ImageSet:
     everything = ImageSet(images, torch.from_numpy(raw.target.astype(np.int64)), tuple("0123456789"))
     test = choose_evenly(raw.target, DIGITS_TEST, seed=0)
     rows = test if split == "test" else np.setdiff1d(np.arange(len(everything)), test)
-    return _limited(everything.subset(rows), limit)
+    chosen = everything.subset(rows)
+    return chosen.subset(choose_rows(chosen.labels_N.numpy(), limit))
 
 
 def _parquet(config: DataConfig, split: str, limit: int) -> ImageSet:
-    return load_parquet(_folder(config), split, limit)
+    return load_parquet(_folder(config), split, limit, config.image_size)
 
 
-def _torchvision_cifar(config: DataConfig, split: str, limit: int) -> ImageSet:
-    """CIFAR as torchvision keeps it on disk; nothing is downloaded.
+def _cifar(config: DataConfig, split: str, limit: int) -> ImageSet:
+    return load_cifar(_folder(config), config.name, split, limit)
 
-    The format is a pickle, whose content torchvision checks against its published MD5 sums before it opens it.
-    """
-    from torchvision import datasets
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.name]
-    folder = _folder(config)
-    try:
-        raw = kind(folder, train=split == "train", download=False)
-    except RuntimeError as error:
-        where = f"{folder} holds no whole {kind.base_folder} folder, as torchvision unpacks it"
-        raise UserError.one("data.path", where) from error
-    images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor(raw.targets, dtype=torch.int64)
-    problems = list(label_problems(labels.numpy(), tuple(raw.classes), str(folder), training=split == "train"))
-    if problems:
-        raise UserError(problems)
-    return _limited(ImageSet(images, labels, tuple(raw.classes)), limit)
+def _svhn(config: DataConfig, split: str, limit: int) -> ImageSet:
+    return load_svhn(_folder(config), split, limit)
+
+
+def _tree(config: DataConfig, split: str, limit: int) -> ImageSet:
+    return load_tree(_folder(config), split, limit, config.image_size)
+
+
+def _tiny_imagenet(config: DataConfig, split: str, limit: int) -> ImageSet:
+    return load_tiny_imagenet(_folder(config), split, limit, config.image_size)
 
 
 def _folder(config: DataConfig) -> Path:
@@ -118,15 +113,12 @@ def _folder(config: DataConfig) -> Path:
     return folder
 
 
-def _limited(images: ImageSet, limit: int) -> ImageSet:
-    if limit and limit < len(images):
-        return images.subset(choose_evenly(images.labels_N.numpy(), limit, seed=0))
-    return images
-
-
 _SOURCES: dict[str, Callable[[DataConfig, str, int], ImageSet]] = {
     "digits": _digits,
     "parquet": _parquet,
-    "cifar10": _torchvision_cifar,
-    "cifar100": _torchvision_cifar,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "svhn": _svhn,
+    "folder": _tree,
+    "tiny-imagenet": _tiny_imagenet,
 }

@@ -76,6 +76,13 @@ def choose_evenly(labels_N: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(order[:count])
 
 
+def choose_rows(labels_N: np.ndarray, limit: int) -> np.ndarray:
+    """Sorted indices of `limit` images chosen evenly by class, the same every time; of all images if limit is 0."""
+    if 0 < limit < len(labels_N):
+        return choose_evenly(labels_N, limit, seed=0)
+    return np.arange(len(labels_N))
+
+
 def hold_out(train: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Split `train` into a part to train on and `count` images to choose checkpoints by.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
-from afa_dist.data.image_set import ImageSet, choose_evenly, label_problems
+from afa_dist.data.decode import Encoded, decode_images
+from afa_dist.data.image_set import ImageSet, choose_rows, label_problems
 from afa_dist.errors import Problem, UserError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -47,12 +46,13 @@ def split_files(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def load_parquet(folder: Path, split: str, limit: int = 0) -> ImageSet:
+def load_parquet(folder: Path, split: str, limit: int = 0, image_size: int = 0) -> ImageSet:
     """Read and decode one split, or `limit` images of it chosen evenly by class.
 
     Raises:
         UserError: no such file, a file that is not readable Parquet, columns missing, labels out of range, a class
-            with one image, an image that does not decode, or images of different sizes. It names file and row.
+            with one image, an image that does not decode, or images of different sizes (with image_size, the side of the
+            square they are brought to, they may differ). It names file and row.
     """
     files = split_files(folder, split)
     if not files:
@@ -61,10 +61,8 @@ def load_parquet(folder: Path, split: str, limit: int = 0) -> ImageSet:
     problems = list(_label_problems(table, training=split == "train"))
     if problems:
         raise UserError(problems)
-    rows = np.arange(len(table.labels_N))
-    if limit and limit < len(rows):
-        rows = choose_evenly(table.labels_N, limit, seed=0)
-    images = _decode(table, rows)
+    rows = choose_rows(table.labels_N, limit)
+    images = _decode(table, rows, image_size)
     return ImageSet(images, torch.from_numpy(table.labels_N[rows]), table.classes)
 
 
@@ -124,28 +122,12 @@ def _label_problems(table: _Table, *, training: bool) -> Iterator[Problem]:
     yield from label_problems(table.labels_N, table.classes, names, training=training)
 
 
-def _decode(table: _Table, rows: np.ndarray) -> torch.Tensor:
-    """Decode `rows` to uint8 (N, C, H, W); the first image decides channels (1 if it is grey, else 3) and size."""
-    column = table.images.combine_chunks().field("bytes")
-    out: np.ndarray | None = None
-    mode = ""
-    for position, row in enumerate(rows):
-        data = column[int(row)].as_py() or b""
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                mode = mode or ("L" if image.mode in ("1", "L") else "RGB")
-                pixels = np.asarray(image.convert(mode))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            path, number = table.origin(int(row))
-            raise UserError.one(str(path), f"row {number} holds no readable image ({len(data)} bytes)") from error
-        if out is None:
-            out = np.empty((len(rows), *pixels.shape), dtype=np.uint8)
-        if pixels.shape != out.shape[1:]:
-            path, number = table.origin(int(row))
-            (height, width), (first_height, first_width) = pixels.shape[:2], out.shape[1:3]
-            what = f"row {number} is {width}x{height} pixels, the first image {first_width}x{first_height}"
-            raise UserError.one(str(path), what)
-        out[position] = pixels
-    assert out is not None
-    images = torch.from_numpy(out)
-    return images[:, None] if mode == "L" else images.permute(0, 3, 1, 2).contiguous()
+def _decode(table: _Table, rows: np.ndarray, image_size: int) -> torch.Tensor:
+    def encoded(position: int) -> Encoded:
+        row = int(rows[position])
+        path, number = table.origin(row)
+        # Chunk by chunk as read: one Arrow array cannot hold more than 2 GiB of encoded images.
+        image = table.images[row].as_py() or {}
+        return Encoded(image.get("bytes") or b"", str(path), f"row {number}")
+
+    return decode_images(len(rows), encoded, image_size)

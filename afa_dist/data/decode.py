@@ -1,0 +1,206 @@
+"""Encoded images (PNG, JPEG and whatever else Pillow reads) to one array of pixels.
+
+Legend: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from afa_dist.errors import Problem, UserError
+
+CHUNK = 128
+"""Images decoded between two reports of progress; at most so many wait in memory to be copied."""
+
+MISTAKES = 10
+"""Unreadable images that are named before decoding stops."""
+
+_progress: ContextVar[Callable[[int, int], None] | None] = ContextVar("decoding_progress", default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """An image that is still to be decoded: its bytes or its path, the file it is in, and its place in there.
+
+    place is empty for a file of its own, else words such as `row 7`.
+    """
+
+    data: bytes | Path
+    file: str
+    place: str = ""
+
+    def problem(self, what: str) -> Problem:
+        return Problem(self.file, f"{self.place} {what}".lstrip())
+
+    @property
+    def size_in_bytes(self) -> int:
+        return len(self.data) if isinstance(self.data, bytes) else self.data.stat().st_size
+
+
+class _UnusableError(ValueError):
+    """An image that decodes, to pixels that are of no use here."""
+
+
+@contextlib.contextmanager
+def progress_to(show: Callable[[int, int], None]) -> Iterator[None]:
+    """Inside, `show(done, total)` is called every `CHUNK` images while a split is decoded, from the thread that loads it.
+
+    A hook rather than an argument: images are read several calls below whoever has something to show.
+    """
+    token = _progress.set(show)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+def decode_images(
+    count: int, encoded: Callable[[int], Encoded], image_size: int = 0, *, colour: bool = False
+) -> torch.Tensor:
+    """Decode images 0 to `count`-1 to uint8 (N, C, H, W), in as many threads as torch computes with.
+
+    image_size: side of the square they are brought to (see `to_square`); 0 = as stored, when all must have one size.
+    colour: always 3 channels; else 1 if all images are grey, so that a single grey photograph among coloured ones,
+    even as the first, changes nothing. What counts as grey, and how other kinds are converted: see `read_pixels`.
+
+    Raises:
+        UserError: images that do not decode (up to `MISTAKES` of them, each with its file), sizes that differ, or more
+            pixels than memory holds.
+    """
+    assert count > 0
+    stack = _Stack(count)
+    unreadable: list[Problem] = []
+
+    def read(position: int) -> tuple[Encoded, np.ndarray | Problem]:
+        source = encoded(position)
+        return source, _read_or_problem(source, image_size, colour)
+
+    # Pillow lets other threads run while it decodes. torch's setting is what scaling.threads limits.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for start in range(0, count, CHUNK):
+            positions = range(start, min(start + CHUNK, count))
+            for position, (source, pixels_CHW) in zip(positions, pool.map(read, positions), strict=True):
+                if isinstance(pixels_CHW, Problem):
+                    unreadable.append(pixels_CHW)
+                elif not stack.fits(pixels_CHW):
+                    raise UserError([*_by_file(unreadable), source.problem(stack.misfit(pixels_CHW))])
+                else:
+                    stack.put(position, pixels_CHW)
+            if len(unreadable) >= MISTAKES:
+                stopped = Problem(
+                    "data.path", f"reading stopped after {len(unreadable)} unreadable images; there may be more"
+                )
+                raise UserError([*_by_file(unreadable), stopped])
+            if show := _progress.get():
+                show(positions.stop, count)
+    if unreadable:
+        raise UserError(_by_file(unreadable))
+    assert stack.pixels_NCHW is not None
+    return torch.from_numpy(stack.pixels_NCHW)
+
+
+def read_pixels(data: bytes | Path, image_size: int = 0, *, colour: bool = False) -> np.ndarray:
+    """Decode one image to uint8 (C, H, W).
+
+    Grey images (black and white, 8 or 16 bits, with or without alpha) have one channel unless `colour`; all others are
+    converted to RGB: palettes are looked up, CMYK and the like computed by Pillow. Alpha is dropped, not blended. Of 16
+    bits the upper 8 are kept. The first frame of an animation counts. Rotation noted in a camera's EXIF is not applied.
+
+    Raises:
+        OSError, SyntaxError, ValueError, DecompressionBombError: whatever Pillow says of a damaged or oversized file;
+            ValueError also for pixels that are neither of 8 nor of 16 bits.
+    """
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+        image: Image.Image = _eight_bits(opened)
+        image = image.convert("L" if image.mode in ("1", "L", "LA") and not colour else "RGB")
+    pixels = np.asarray(to_square(image, image_size) if image_size else image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion of 16 bits clips at 255 in some versions and shifts in others.
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise _UnusableError("holds pixels of 32 bits; save it with 8 bits a channel")
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise _UnusableError("holds floating-point pixels; save it with 8 bits a channel")
+    return image
+
+
+def to_square(image: Image.Image, side: int) -> Image.Image:
+    """Resize so that the shorter side has `side` pixels and cut the centre square, in one antialiased bilinear pass.
+
+    An image whose shorter side already is `side` is only cut, its pixels unchanged.
+    """
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
+
+
+class _Stack:
+    """All pixels in one array, allocated when the first image shows its size."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pixels_NCHW: np.ndarray | None = None
+
+    def fits(self, pixels_CHW: np.ndarray) -> bool:
+        return self.pixels_NCHW is None or pixels_CHW.shape[1:] == self.pixels_NCHW.shape[2:]
+
+    def misfit(self, pixels_CHW: np.ndarray) -> str:
+        assert self.pixels_NCHW is not None
+        (height, width), (first_height, first_width) = pixels_CHW.shape[1:], self.pixels_NCHW.shape[2:]
+        sizes = f"{width}x{height} pixels, the first image {first_width}x{first_height}"
+        return f"is {sizes}; set data.image_size, and all are brought to one size"
+
+    def put(self, position: int, pixels_CHW: np.ndarray) -> None:
+        if self.pixels_NCHW is None:
+            self.pixels_NCHW = _allocate((self.count, *pixels_CHW.shape))
+        elif len(pixels_CHW) > self.pixels_NCHW.shape[1]:
+            grey = self.pixels_NCHW
+            self.pixels_NCHW = _allocate((self.count, *pixels_CHW.shape))
+            self.pixels_NCHW[:position] = grey[:position]
+        self.pixels_NCHW[position] = pixels_CHW  # a grey image spreads over three channels
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError as error:
+        count, _, height, width = shape
+        size = f"{count} images of {width}x{height} pixels need {np.prod(shape, dtype=float) / 2**30:.0f} GiB of memory"
+        raise UserError.one("data.image_size", f"{size}; set a smaller size, or data.train_limit and test_limit") from error
+
+
+def _read_or_problem(source: Encoded, image_size: int, colour: bool) -> np.ndarray | Problem:
+    try:
+        return read_pixels(source.data, image_size, colour=colour)
+    except _UnusableError as error:
+        return source.problem(str(error))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            return source.problem(f"cannot be read ({error.strerror})")
+        return source.problem(f"holds no readable image ({source.size_in_bytes} bytes); replace or remove it")
+
+
+def _by_file(problems: list[Problem]) -> list[Problem]:
+    """One problem a file: its first, with the number of others."""
+    files: dict[str, list[Problem]] = {}
+    for problem in problems:
+        files.setdefault(problem.where, []).append(problem)
+    return [
+        Problem(where, found[0].what + (f" ({len(found) - 1} more in this file)" if len(found) > 1 else ""))
+        for where, found in files.items()
+    ]
