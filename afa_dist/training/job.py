@@ -79,7 +79,8 @@ def agree(world: World, error: Exception | None) -> None:
 
 def data_shape(splits: DataSplits) -> DataShape:
     mean, std = splits.train.pixel_statistics()
-    return DataShape(splits.train.shape[0], mean, std, splits.train.classes)
+    channels, height, width = splits.train.shape
+    return DataShape(channels, mean, std, splits.train.classes, (height, width))
 
 
 def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep | FinetuneStep:
