@@ -3,7 +3,7 @@
 Both packages are imported when a backbone of theirs is asked for: timm is an optional extra. Nothing is downloaded;
 weights are fresh. What comes back differs from the original in four ways:
 
-- **The classifier is off.** timm: `num_classes=0`. torchvision: the last linear layer is replaced by the identity.
+- **The classifier is off.** timm: `num_classes=0`. torchvision: its last layer is replaced by the identity.
 - **Nothing is dropped.** Dropout and stochastic depth have their probabilities set to 0: they draw from the global random
   state, so results would depend on the number of workers and on restarts.
 - **BatchNorm is global.** `nn.BatchNorm2d` and timm's `BatchNormAct2d` become `GlobalBatchNorm2d`, under the same names.
@@ -105,7 +105,7 @@ def _from_torchvision(name: str, channels: int, size: tuple[int, int]) -> Backbo
         raise UserError.one(OPTION, f"torchvision:{name} takes images of 1 or 3 channels, not {channels}; try timm:NAME")
     net: nn.Module = models.get_model(name, weights=None, **_torchvision_options(name, size))
     if not split_off_classifier(net):
-        raise UserError.one(OPTION, f"torchvision:{name} does not end in a linear layer, so its features are not known")
+        raise UserError.one(OPTION, f"torchvision:{name} has no classifier that could be taken off")
     return Backbone(net, repeat=RGB // channels)
 
 
@@ -143,23 +143,26 @@ def _try_out(backbone: Backbone, name: str, channels: int, size: tuple[int, int]
     buffers = {key: value.clone() for key, value in backbone.named_buffers()}
     with torch.random.fork_rng(devices=[]):
         state = torch.get_rng_state()
-        training = backbone.train()(x_BCHW)
+        _freeze_unused(backbone, _checked(backbone.train()(x_BCHW)))
         draws = not torch.equal(state, torch.get_rng_state())
         with torch.no_grad():
             for key, value in backbone.named_buffers():
                 value.copy_(buffers[key])
-            features_BF = backbone.eval()(x_BCHW)
+            features_BF = _checked(backbone.eval()(x_BCHW))
     backbone.train()
-    for output in (training, features_BF):
-        if not isinstance(output, torch.Tensor) or output.shape != (2, output.numel() // 2) or output.numel() == 0:
-            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ValueError(f"gives {shape} for 2 images instead of one row of features each")
     if not torch.isfinite(features_BF).all():
         raise ValueError("its features are not finite")
     if draws:
         warnings.warn(f"{OPTION}: {name} draws random numbers, so runs cannot be repeated exactly", stacklevel=3)
-    _freeze_unused(backbone, training)
     return features_BF.shape[1]
+
+
+def _checked(output: Any) -> torch.Tensor:
+    """`output`, if it is a row of features for each of two images."""
+    if isinstance(output, torch.Tensor) and output.dim() == 2 and output.shape[0] == 2 and output.shape[1] > 0:
+        return output
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    raise ValueError(f"gives {shape} for 2 images instead of one row of features each")
 
 
 def _freeze_unused(backbone: nn.Module, features_BF: torch.Tensor) -> None:

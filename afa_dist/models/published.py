@@ -118,9 +118,9 @@ def _differences(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.T
         for name, value in wanted.items()
         if name in found and found[name].shape != value.shape
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    kinds = {"missing": missing, "not expected": unexpected, "of another shape": shapes}
     return [
-        Problem(OPTION, f"{len(names)} tensor{'s' if len(names) > 1 else ''} {kind}: {_few(names)}; does model.arch name the network of the file?")
+        Problem(OPTION, f"{len(names)} {kind}: {_few(names)}; does model.arch name the network of the file?")
         for kind, names in kinds.items()
         if names
     ]

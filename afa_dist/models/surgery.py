@@ -91,10 +91,15 @@ def disable_dropping(net: nn.Module) -> None:
 
 
 def split_off_classifier(net: nn.Module) -> bool:
-    """Replace the last linear layer of `net` by the identity; False where there is none."""
-    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
+    """Replace the last linear layer of `net` by the identity, or the last 1x1 convolution where there is no linear one.
+
+    The latter is how SqueezeNet classifies; its pooling comes after. False where there is neither.
+    """
+    named = [*net.named_modules()]
+    linear = [name for name, module in named if isinstance(module, nn.Linear)]
+    pointwise = [name for name, module in named if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)]
+    if not linear and not pointwise:
         return False
-    parent, _, child = linear[-1].rpartition(".")
+    parent, _, child = (linear or pointwise)[-1].rpartition(".")
     setattr(net.get_submodule(parent), child, nn.Identity())
     return True
