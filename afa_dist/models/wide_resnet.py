@@ -3,8 +3,8 @@
 Modules carry the names of the definition that TRADES, AWP and RobustBench share (conv1, block1.layer.0.bn1, ...,
 convShortcut, bn1), and compute what it does: where a block changes the number of channels, its shortcut takes the
 *activated* input relu(bn1(x)), else the raw x. Convolutions are drawn as there, from a normal distribution of variance
-2 / (k * k * out_channels) (He et al., 1502.01852, fan-out). Dropout is left out: those networks train with rate 0. The classifier is `Classifier.linear`, drawn as torch
-draws it; there its bias starts at 0.
+2 / (k * k * out_channels) (He et al., 1502.01852, fan-out). Dropout is left out: those networks train with rate 0.
+The classifier is `Classifier.linear`, drawn as torch draws it; there its bias starts at 0.
 
 Depths are 6n+4, and 36: `afa_dist.config.architectures` says how its 16 blocks are spread (5, 5, 6).
 Legend: B images, C channels, H height, W width, F features.
