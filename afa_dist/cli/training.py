@@ -14,7 +14,7 @@ from afa_dist.errors import Problem, UserError
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.launch import launch
 from afa_dist.runtime.placement import is_main_process
-from afa_dist.training.preflight import data_problems, directory_problems, init_problems
+from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -43,6 +43,7 @@ def check(run: TrainingRun) -> DataSplits:
     problems.extend(directory_problems(run))
     if splits is not None:
         problems.extend(data_problems(run, splits))
+        problems.extend(model_problems(run, splits))
         problems.extend(init_problems(run, splits))
     raise_any(problems)
     assert splits is not None

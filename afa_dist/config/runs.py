@@ -88,7 +88,11 @@ class PretrainRun(TrainingRun):
 class FinetuneRun(TrainingRun):
     """Training of a classifier, on a pre-trained extractor or from scratch (jobs/finetune.py)."""
 
-    init: str = setting("scratch", "run directory of a pre-training run whose best weights to start from, or scratch")
+    init: str = setting(
+        "scratch",
+        "what to start from: the run directory of a pre-training run (its best weights), a .safetensors file with "
+        "published weights of a resnet or wrn, or scratch",
+    )
     mode: Literal["linear", "full"] = setting("linear", "train the linear classifier only (the paper's), or everything")
     objective: Literal["pgd", "ce", "trades"] = setting(
         "pgd",

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from afa_dist.config.architectures import parse_architecture
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 
@@ -50,13 +51,36 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """Which network."""
 
-    arch: Literal["small-resnet", "resnet18"] = setting(
-        "small-resnet", "small-resnet: 3 stages of 1 block (for demos); resnet18: the CIFAR form, 4 stages of 2 blocks"
+    arch: str = setting(
+        "small-resnet",
+        "small-resnet: 3 stages of 1 block (for demos); resnet18, resnet34, resnet50: the CIFAR forms; wrn-D-K: WideResNet "
+        "of depth D = 6n+4 and width factor K, such as wrn-28-10, wrn-34-10, wrn-70-16 (wrn-36-10, the paper's, is not of "
+        "that form: its 16 blocks are spread 5, 5, 6); timm:NAME or torchvision:NAME: any backbone of that package, "
+        "without pre-trained weights (timm: pip install 'afa-dist[timm]')",
     )
-    width: int = setting(0, "channels of the first stage; 0 = 32 for small-resnet, 64 for resnet18", ge=0)
-    norm: Literal["batch", "group"] = setting("batch", "normalisation: batch (over all workers' images) or group")
+    width: int = setting(
+        0, "channels of the first stage of a resnet; 0 = 32 for small-resnet, else 64; others have it in their name", ge=0
+    )
+    norm: Literal["batch", "group"] = setting(
+        "batch", "normalisation: batch (over all workers' images) or group; timm and torchvision backbones bring their own"
+    )
+    normalise: Literal["data", "none"] = setting(
+        "data",
+        "pixels are shifted and scaled by the training images' mean and deviation, inside the model; or left as they are",
+    )
     projection_dim: int = setting(128, "dimensions of the contrastive embedding", ge=2)
     projection_hidden: int = setting(0, "hidden units of the projection head; 0 = as many as features", ge=0)
+
+    def problems(self) -> Iterator[Problem]:
+        try:
+            found = parse_architecture(self.arch)
+        except ValueError as error:
+            yield Problem("arch", str(error))
+            return
+        if self.width and found.kind not in ("basic", "bottleneck"):
+            yield Problem("width", f"{self.width} cannot be combined with {self.arch}, whose name fixes the width; use 0")
+        if self.norm == "group" and found.is_backbone:
+            yield Problem("norm", f"group is not offered for {self.arch}, which brings its own layers; use batch")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

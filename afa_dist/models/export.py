@@ -58,6 +58,7 @@ def load_classifier(folder: Path) -> ExportedClassifier:
             mean=tuple(config["shape"]["mean"]),
             std=tuple(config["shape"]["std"]),
             classes=tuple(config["shape"]["classes"]),
+            size=_size(config["shape"]),
         )
         net = build_classifier(ModelConfig(**config["model"]), shape)
         net.load_state_dict(load_file(folder / "model.safetensors"))
@@ -76,6 +77,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError.one("model", f"{folder / 'config.json'} was not written by this version of afa-dist")
     return config
+
+
+def _size(shape: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width; the first exports did not record them, and held only networks that take any size."""
+    height, width = shape.get("size", DataShape.size)
+    return height, width
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:

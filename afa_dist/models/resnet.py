@@ -14,22 +14,28 @@ from torch import nn
 
 from afa_dist.models.norm import NormName, norm_factory
 
+MakeNorm = Callable[[int], nn.Module]
+
+
+def projection(in_planes: int, out_planes: int, stride: int, norm: MakeNorm) -> nn.Sequential:
+    """The shortcut around a block: nothing where shapes agree, else a 1x1 convolution with normalisation."""
+    if stride == 1 and in_planes == out_planes:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False), norm(out_planes))
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, in_planes: int, planes: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
+    expansion = 1
+
+    def __init__(self, in_planes: int, planes: int, stride: int, norm: MakeNorm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or in_planes != planes:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False),
-                norm(planes),
-            )
+        self.shortcut = projection(in_planes, planes, stride, norm)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn1(self.conv1(x_BCHW)))
@@ -37,13 +43,48 @@ class BasicBlock(nn.Module):
         return F.relu(out + self.shortcut(x_BCHW))
 
 
-class ResNet(nn.Module):
-    """Images (B, C, H, W) to features (B, F): stages of basic blocks, each after the first halving the image.
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution that widens 4 times, and a shortcut.
 
-    blocks: number of basic blocks a stage. width: channels of the first stage, doubled by each later one.
+    The 3x3 convolution carries the stride, as in the public CIFAR definitions and torchvision (the paper's first 1x1
+    does).
     """
 
-    def __init__(self, blocks: tuple[int, ...], width: int, channels: int, norm: NormName) -> None:
+    expansion = 4
+
+    def __init__(self, in_planes: int, planes: int, stride: int, norm: MakeNorm) -> None:
+        super().__init__()
+        out_planes = self.expansion * planes
+        self.conv1 = nn.Conv2d(in_planes, planes, 1, bias=False)
+        self.bn1 = norm(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = norm(planes)
+        self.conv3 = nn.Conv2d(planes, out_planes, 1, bias=False)
+        self.bn3 = norm(out_planes)
+        self.shortcut = projection(in_planes, out_planes, stride, norm)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(x_BCHW)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + self.shortcut(x_BCHW))
+
+
+class ResNet(nn.Module):
+    """Images (B, C, H, W) to features (B, F): stages of blocks, each after the first halving the image.
+
+    blocks: number of blocks a stage. width: channels of the first stage, doubled by each later one. With bottleneck
+    blocks a stage puts out 4 times its channels.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        width: int,
+        channels: int,
+        norm: NormName,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+    ) -> None:
         super().__init__()
         make_norm = norm_factory(norm)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
@@ -53,9 +94,9 @@ class ResNet(nn.Module):
         for index, count in enumerate(blocks):
             planes = width * 2**index
             layers = []
-            for block in range(count):
-                layers.append(BasicBlock(planes_in, planes, 2 if index > 0 and block == 0 else 1, make_norm))
-                planes_in = planes
+            for position in range(count):
+                layers.append(block(planes_in, planes, 2 if index > 0 and position == 0 else 1, make_norm))
+                planes_in = planes * block.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*layers))
         self.feature_dim = planes_in
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from afa_dist.errors import TrainingError, UserError
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_joint
 from afa_dist.models.export import save_classifier
 from afa_dist.models.networks import Classifier, JointNet
+from afa_dist.models.published import load_published
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.loop import Trainer
 from afa_dist.training.pretrain import PretrainStep
@@ -81,7 +83,8 @@ def agree(world: World, error: Exception | None) -> None:
 
 def data_shape(splits: DataSplits) -> DataShape:
     mean, std = splits.train.pixel_statistics()
-    return DataShape(splits.train.shape[0], mean, std, splits.train.classes)
+    channels, height, width = splits.train.shape
+    return DataShape(channels, mean, std, splits.train.classes, (height, width))
 
 
 def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep | FinetuneStep:
@@ -115,7 +118,10 @@ def wrap(net: nn.Module, world: World) -> nn.Module:
 
 def load_encoder(net: Classifier, init: str) -> None:
     """Load the encoder of the best checkpoint of the run `init` (its pixel statistics too), and for joint training the
-    projection head, if that run had one."""
+    projection head, if that run had one; or published weights from a file, classifier and all."""
+    if is_weights_file(init):
+        load_published(net, runs_root(init))
+        return
     checkpoint = pretraining_directory(init).checkpoints.best()
     if checkpoint is None:
         raise UserError.one("init", f"{init} holds no checkpoint; give the run directory of a finished pre-training run")
@@ -127,6 +133,11 @@ def load_encoder(net: Classifier, init: str) -> None:
     except RuntimeError as error:
         what = f"the weights in {init} do not fit section model (its options must be those of the pre-training run)"
         raise UserError.one("init", what) from error
+
+
+def is_weights_file(init: str) -> bool:
+    """Whether `init` means a file with published weights rather than a run directory."""
+    return Path(init).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def _under(prefix: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Iterator
 
 from afa_dist.config import FinetuneRun, TrainingRun
+from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError
-from afa_dist.models.build import build_classifier
+from afa_dist.models.build import build_classifier, build_encoder
 from afa_dist.training.checkpoint import DamagedCheckpoint
-from afa_dist.training.job import data_shape, load_encoder, pretraining_directory
+from afa_dist.training.job import data_shape, is_weights_file, load_encoder, pretraining_directory
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -27,7 +28,7 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
 def directory_problems(run: TrainingRun) -> Iterator[Problem]:
     """Mistakes that show in the run directory and in the one this run starts from."""
     yield from RunDirectory.of(run).problems(run)
-    if isinstance(run, FinetuneRun) and run.init != "scratch":
+    if isinstance(run, FinetuneRun) and run.init != "scratch" and not is_weights_file(run.init):
         start = pretraining_directory(run.init)
         summary = start.read_json("summary.json") if start.path.is_dir() else None
         if not start.path.is_dir():
@@ -36,16 +37,36 @@ def directory_problems(run: TrainingRun) -> Iterator[Problem]:
             yield Problem("init", f"{run.init} is not a finished training run (it has no summary.json); finish it first")
 
 
+def model_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
+    """Why the backbone that `run` names cannot be built for its images: not installed, not known, or of another size.
+
+    It is really built, on the CPU: not all constructors of other packages work without memory behind the weights. Our
+    own networks take images of any size, so there is nothing to try.
+    """
+    if not parse_architecture(run.model.arch).is_backbone:
+        return
+    try:
+        build_encoder(run.model, data_shape(splits))
+    except UserError as error:
+        yield from error.problems
+
+
 def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     """Why the weights a fine-tuning run is to start from cannot be used."""
     if not isinstance(run, FinetuneRun) or run.init == "scratch" or any(directory_problems(run)):
         return
     try:
-        load_encoder(build_classifier(run.model, data_shape(splits)), run.init)
+        net = build_classifier(run.model, data_shape(splits))
+    except UserError:
+        return  # `model_problems` reports it
+    try:
+        load_encoder(net, run.init)
     except DamagedCheckpoint as error:
         yield Problem("init", str(error))
     except UserError as error:
         yield from error.problems
+    if is_weights_file(run.init):
+        return
     if pretraining_directory(run.init).read_json("summary.json")["data_fingerprint"] != splits.fingerprint():
         warnings.warn(
             f"{run.init} was pre-trained on other images than these: if it saw the held-out ones, the choice of the best "

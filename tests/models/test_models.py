@@ -39,6 +39,8 @@ def test_normalisation_lies_inside_the_model():
     assert torch.equal(normalise(x), torch.zeros(1, 3, 2, 2))
     net = build_classifier(ModelConfig(width=8), SHAPE)
     assert "encoder.normalise.mean_C" in net.state_dict()  # exported with the weights
+    plain = build_encoder(ModelConfig(width=8, normalise="none"), SHAPE)
+    assert torch.equal(plain.normalise(x), x)
 
 
 def test_embeddings_have_unit_length_and_penultimate_has_no_head():
