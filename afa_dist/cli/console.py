@@ -99,6 +99,10 @@ class StageProgress:
         if not self._terminal and done:
             self._line(f"{self.unit} {done}/{parts}")
 
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar, on a terminal."""
+        self._bar.update(self._task, note=text)
+
     def on_attack(self, name: str, standing: int) -> None:
         """Show the attack that begins within the present part."""
         note = f"{name} on {standing} images"

@@ -104,7 +104,7 @@ def resolve_stage(cls: type[S], stage: str) -> Resolve[S]:
     """How a job of one stage finds its options: default < recipe < command line."""
 
     def resolve(arguments: Arguments) -> tuple[type[S], dict[str, Any]]:
-        recipe = recipes.read_yaml(arguments.config) if arguments.config else {}
+        recipe = recipes.read_recipe(arguments.config) if arguments.config else {}
         return cls, recipes.for_stage(recipe, arguments.stage or stage, recipes.nest(arguments.overrides))
 
     return resolve

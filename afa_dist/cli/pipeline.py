@@ -1,8 +1,9 @@
-"""The job behind jobs/pipeline.py: all stages, beside a model trained by cross-entropy alone."""
+"""The job behind jobs/pipeline.py: the stages of a recipe, then what they reached."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,17 +11,15 @@ from afa_dist.cli import evaluating, recipes, training
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import accuracy_table, say
 from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job
+from afa_dist.cli.titles import title_of
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluate import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.training.preflight import data_problems
+from afa_dist.training.preflight import data_problems, model_problems
 from afa_dist.training.run_dir import RunDirectory
-
-MODELS = {"AFA + linear": "finetune", "cross-entropy": "baseline"}
-"""Rows of the final table, and the stage each model comes from."""
 
 
 def main(program: str, description: str) -> int:
@@ -36,17 +35,26 @@ def main(program: str, description: str) -> int:
 
 
 def resolve(arguments: Arguments) -> tuple[type[PipelineRun], dict[str, Any]]:
-    """Options of all stages; the baseline is trained from scratch on clean images, unless told otherwise."""
-    recipe = recipes.read_yaml(arguments.config) if arguments.config else {}
-    overrides = recipes.nest(arguments.overrides)
-    raise_any(_chained_by_hand(overrides))
+    """Options of all stages, from a recipe file and the command line."""
+    recipe = recipes.read_recipe(arguments.config) if arguments.config else {}
+    return PipelineRun, stage_values(recipe, recipes.nest(arguments.overrides))
+
+
+def stage_values(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of all stages. A classifier without pre-training is trained from scratch, the baseline on clean images,
+    unless told otherwise; the evaluation takes images and threat model from the training."""
     values = recipes.for_pipeline(recipe, overrides)
-    values["baseline"] = recipes.merge({"mode": "full", "objective": "ce"}, values["baseline"])
+    if "pretrain" in values:
+        raise_any(_chained_by_hand(overrides))
+    else:
+        values["finetune"] = recipes.merge({"mode": "full"}, values["finetune"])
+    if "baseline" in values:
+        values["baseline"] = recipes.merge({"mode": "full", "objective": "ce"}, values["baseline"])
     attack = values["finetune"].get("attack", {})
     threat = {key: attack[key] for key in ("norm", "eps") if isinstance(attack, Mapping) and key in attack}
     saved = {"data": values["finetune"].get("data", {}), "threat": threat}
     values["evaluate"] = recipes.merge(saved, values["evaluate"])
-    return PipelineRun, values
+    return values
 
 
 def _chained_by_hand(overrides: Mapping[str, Any]) -> Iterator[Problem]:
@@ -56,8 +64,8 @@ def _chained_by_hand(overrides: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(place, f"is set by the pipeline, which goes from stage to stage; use jobs/{stage}.py")
 
 
-def check(run: PipelineRun) -> dict[DataConfig, DataSplits]:
-    """Load the data of all stages and check them against each other.
+def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) -> dict[DataConfig, DataSplits]:
+    """Load the data of all stages and check them against each other; what is in `loaded` is not read again.
 
     Raises:
         UserError: all mistakes of all stages.
@@ -65,22 +73,24 @@ def check(run: PipelineRun) -> dict[DataConfig, DataSplits]:
     problems: list[Problem] = []
     if torchrun_size() > 1:
         problems.append(Problem("scaling.workers", "the pipeline takes Ray workers; start it without torchrun"))
-    if run.pretrain.model != run.finetune.model:
+    if run.pretrain is not None and run.pretrain.model != run.finetune.model:
         problems.append(Problem("finetune.model", "differs from pretrain.model; fine-tuning builds on its weights"))
-    splits: dict[DataConfig, DataSplits] = {}
+    splits = {} if loaded is None else loaded
     for data in dict.fromkeys([*(stage.data for stage in stages_of(run).values()), run.evaluate.data]):
         with collected(problems):
-            splits[data] = load_splits(data)
+            if data not in splits:
+                splits[data] = load_splits(data)
     for stage, training_run in stages_of(run).items():
         found = [*RunDirectory.of(training_run).problems(training_run)]
         if training_run.data in splits:
             found.extend(data_problems(training_run, splits[training_run.data]))
+            found.extend(model_problems(training_run, splits[training_run.data]))
         problems.extend(problem.under(stage) for problem in found)
     if {run.finetune.data, run.evaluate.data} <= splits.keys():
         tested, trained = splits[run.evaluate.data].test, splits[run.finetune.data].train
         if tested.shape != trained.shape or tested.classes != trained.classes:
             problems.append(Problem("evaluate.data", "has images of another size or other classes than finetune.data"))
-    for stage in MODELS.values():
+    for stage in models_of(run).values():
         evaluation = evaluation_of(run, stage)
         problems.extend(problem.under("evaluate") for problem in RunDirectory.of(evaluation).problems(evaluation))
     raise_any(problems)
@@ -88,7 +98,18 @@ def check(run: PipelineRun) -> dict[DataConfig, DataSplits]:
 
 
 def stages_of(run: PipelineRun) -> dict[str, TrainingRun]:
-    return {"pretrain": run.pretrain, "finetune": run.finetune, "baseline": run.baseline}
+    """The training stages there are, in their order."""
+    stages = {"pretrain": run.pretrain, "finetune": run.finetune, "baseline": run.baseline}
+    return {stage: training_run for stage, training_run in stages.items() if training_run is not None}
+
+
+def models_of(run: PipelineRun) -> dict[str, str]:
+    """Rows of the final table, and the stage each model comes from."""
+    models = {title_of(run.finetune, run.pretrain): "finetune"}
+    if run.baseline is not None:
+        title = title_of(run.baseline)
+        models[title if title not in models else f"{title} (baseline)"] = "baseline"
+    return models
 
 
 def check_partly(values: Mapping[str, Any]) -> None:
@@ -108,12 +129,12 @@ def describe(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
 
 
 def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
-    """All stages, then both models side by side; finished stages of an earlier start are not repeated."""
+    """All stages, then the models side by side; finished stages of an earlier start are not repeated."""
     results = {}
     with session(run.scaling):  # one cluster for all stages
         for stage, training_run in stages_of(run).items():
             training.execute(training_run, splits[training_run.data], stage)
-        for title, stage in MODELS.items():
+        for title, stage in models_of(run).items():
             evaluation = evaluation_of(run, stage)
             results[title] = evaluating.measure(evaluation, check_evaluation(evaluation), f"evaluate {title}")
     root = RunDirectory.of(run)
@@ -126,3 +147,7 @@ def evaluation_of(run: PipelineRun, stage: str) -> EvaluateRun:
     """The evaluation of the model that `stage` trained."""
     name = f"{run.name}/evaluate/{stage}"
     return dataclasses.replace(run.evaluate, model=f"{run.runs_dir}/{run.name}/{stage}", name=name)
+
+
+if __name__ == "__main__":  # a grid starts its pipelines so, wherever it was started from
+    sys.exit(main("pipeline.py", "The stages of one recipe."))

@@ -2,6 +2,7 @@
 
 What stands at the top level of a recipe holds for every stage that has such an option; what stands under a stage's
 name (pretrain, finetune, baseline, evaluate) holds for that stage and goes before. A job takes its own stage.
+`base: FILE` lays a recipe over another one; a stage that is set to null there is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import yaml
 from afa_dist.cli.specification import hints_of
 from afa_dist.config import EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, Section
 from afa_dist.config.fields import section_class
-from afa_dist.errors import UserError
+from afa_dist.errors import Problem, UserError
 
 STAGES: dict[str, type[Section]] = {
     "pretrain": PretrainRun,
@@ -32,8 +33,30 @@ _STARTS_FROM = {"finetune": ("init", "pretrain"), "evaluate": ("model", "finetun
 """The option that names what a stage starts from, and the stage that makes it."""
 
 
+def read_recipe(path: str) -> dict[str, Any]:
+    """Read a recipe and those it is based on; `base` is relative to the file that names it.
+
+    Raises:
+        UserError: as `read_yaml`, or files that are based on each other.
+    """
+    return _read_recipe(Path(path), ())
+
+
+def _read_recipe(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise UserError.one("base", f"{path} is based on itself; remove one of the `base` lines")
+    values = read_yaml(str(path))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError.one("base", f"{base!r} in {path} is not the path of a recipe")
+    merged = merge(_read_recipe(path.parent / base, (*above, path.resolve())), values)
+    return {key: value for key, value in merged.items() if not (key in STAGES and value is None)}
+
+
 def read_yaml(path: str) -> dict[str, Any]:
-    """Read a recipe.
+    """Read one file of options.
 
     Raises:
         UserError: no such file, or not a YAML mapping with text keys.
@@ -95,16 +118,29 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
 
 
 def for_pipeline(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """All stages from a recipe and the command line; on the command line too, a stage's own option goes before."""
-    whole = {"name": "pipeline", **{stage: {} for stage in STAGES}, **recipe}
+    """The stages of a recipe with the command line; on the command line too, a stage's own option goes before.
+
+    A recipe without any stage has all of them. One with some has those, a classifier and its evaluation.
+
+    Raises:
+        UserError: options are given for a stage that the recipe does not have.
+    """
+    recipe = {key: value for key, value in recipe.items() if not (key in STAGES and value is None)}
+    named = [stage for stage in STAGES if stage in recipe]
+    present = [stage for stage in STAGES if stage in named or not named or stage in ("finetune", "evaluate")]
+    if absent := [stage for stage in STAGES if stage in overrides and stage not in present]:
+        raise UserError(
+            [Problem(stage, f"is not a stage of this recipe, which has {', '.join(present)}") for stage in absent]
+        )
+    whole = {"name": "pipeline", **{stage: {} for stage in present}, **recipe}
     if "name" in overrides:
         whole["name"] = overrides["name"]
     common = {key: value for key, value in merge(whole, overrides).items() if key not in STAGES}
     own = {key: value for key, value in common.items() if key in hints_of(PipelineRun) or not _known_to_any(key)}
     for_all = {key: value for key, value in overrides.items() if key != "name"}
     stages = {}
-    for stage, cls in STAGES.items():
-        typed = merge(shared(for_all, cls), _stage_part(overrides, stage))
+    for stage in present:
+        typed = merge(shared(for_all, STAGES[stage]), _stage_part(overrides, stage))
         stages[stage] = for_stage(whole, stage, typed)
     return {**own, **stages}
 

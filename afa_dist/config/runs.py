@@ -173,9 +173,9 @@ class EvaluateRun(BaseRun):
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class PipelineRun(BaseRun):
-    """All stages after one another, beside a model trained by cross-entropy alone (jobs/pipeline.py)."""
+    """The stages of a recipe after one another (jobs/pipeline.py); one without pre-training trains from scratch."""
 
-    pretrain: PretrainRun = section(PretrainRun, "AFA pre-training")
-    finetune: FinetuneRun = section(lambda: FinetuneRun(mode="full"), "the classifier on its features")
-    baseline: FinetuneRun = section(lambda: FinetuneRun(mode="full", objective="ce"), "the model to compare with")
+    pretrain: PretrainRun | None = section(lambda: None, "contrastive pre-training, or none")
+    finetune: FinetuneRun = section(lambda: FinetuneRun(mode="full"), "the classifier")
+    baseline: FinetuneRun | None = section(lambda: None, "a model to compare with, or none")
     evaluate: EvaluateRun = section(EvaluateRun, "the measurement of both")

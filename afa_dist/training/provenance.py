@@ -14,7 +14,18 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("afa-dist", "torch", "torchvision", "numpy", "pyarrow", "safetensors", "ray", "scikit-learn")
+PACKAGES = (
+    "afa-dist",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "ray",
+    "scikit-learn",
+    "pyautoattack",
+    "timm",
+)
 
 
 def provenance(seed: int, data_fingerprint: str) -> dict[str, Any]:

@@ -1,0 +1,222 @@
+"""The job behind jobs/ablation.py: a grid of pipelines, then a record, a table and a plot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from rich.table import Table
+
+from afa_dist.cli import recipes
+from afa_dist.cli.arguments import Arguments, parse
+from afa_dist.cli.console import StageProgress, say
+from afa_dist.cli.grid import Cell, cells_of, check_cells
+from afa_dist.cli.job import raise_any, run_job
+from afa_dist.cli.pipeline import stages_of
+from afa_dist.config import AblationConfig, AblationRun, PipelineRun
+from afa_dist.config.budget import total_passes
+from afa_dist.config.fields import to_mapping
+from afa_dist.errors import TrainingError
+from afa_dist.files import write_text
+from afa_dist.report.ablation import markdown, surroundings, variant_record, write_report
+from afa_dist.runtime.placement import cores
+from afa_dist.training.run_dir import RunDirectory
+
+POLL_SECONDS = 0.5
+
+
+def main(program: str, description: str) -> int:
+    """Run a grid from the command line; returns the exit code."""
+    arguments = parse(AblationRun, sys.argv[1:], program=program, description=description)
+    return run_job(
+        resolve,
+        arguments,
+        check=lambda config: check(config, arguments),
+        check_partly=lambda values: None,
+        dry_run=describe,
+        execute=execute,
+    )
+
+
+def resolve(arguments: Arguments) -> tuple[type[AblationConfig], dict[str, Any]]:
+    """The grid's own options; those of its runs are read with the variants."""
+    section = _recipe(arguments).get("ablation") or {}
+    own = {key: value for key, value in section.items() if key not in ("variants", "grid")}
+    return AblationConfig, recipes.merge(own, recipes.nest(arguments.overrides).get("ablation", {}))
+
+
+def _recipe(arguments: Arguments) -> dict[str, Any]:
+    return recipes.read_recipe(arguments.config) if arguments.config else {}
+
+
+def check(config: AblationConfig, arguments: Arguments) -> list[Cell]:
+    """All runs of the grid, checked against data and directories.
+
+    Raises:
+        UserError: all mistakes of all variants.
+    """
+    overrides = recipes.nest(arguments.overrides)
+    overrides.pop("ablation", None)
+    if config.parallel > 1:
+        # Runs at once share the cores, unless told otherwise.
+        scaling = {"threads": max(1, cores() // config.parallel), "workers": 0, **overrides.get("scaling", {})}
+        overrides = recipes.merge(overrides, {"scaling": scaling})
+    cells = cells_of(_recipe(arguments), overrides, config)
+    raise_any(check_cells(cells))
+    return cells
+
+
+def describe(config: AblationConfig, cells: Sequence[Cell]) -> None:
+    """Say what would run, and what each run costs."""
+    table = Table("variant", "model", "seeds", "pre-training epochs", "epochs", "forward passes an image", "finished")
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        own = [cell for cell in cells if cell.variant == variant]
+        run = own[0].run
+        seeds = ", ".join(str(cell.seed) for cell in own)
+        epochs = str(run.pretrain.schedule.epochs) if run.pretrain else "-"
+        done = f"{sum(cell.finished for cell in own)} of {len(own)}"
+        table.add_row(variant, own[0].title, seeds, epochs, str(run.finetune.schedule.epochs), str(cost(run)), done)
+    say(table)
+    say(f"{len(cells)} runs, {config.parallel} at once; results under {config.results_dir}")
+
+
+def execute(config: AblationConfig, cells: Sequence[Cell]) -> None:
+    """Run what is not finished, then write what there is.
+
+    Raises:
+        TrainingError: some runs failed; the record holds the others.
+    """
+    describe(config, cells)
+    waiting = [cell for cell in cells if not cell.finished]
+    failed = []
+    if waiting:
+        with StageProgress("grid", unit="run", total=len(cells)) as progress:
+            failed = run_all(waiting, config.parallel, len(cells), progress)
+    finished = [cell for cell in cells if cell.finished]
+    if finished:
+        record = record_of(finished, config, missing=[f"{c.variant}/seed{c.seed}" for c in cells if not c.finished])
+        paths = write_report(record, Path(config.results_dir))
+        say(markdown(record))
+        say(f"written: {', '.join(str(path) for path in paths)}")
+    if failed:
+        lines = "; ".join(f"{cell.variant} with seed {cell.seed} ({reason})" for cell, reason in failed)
+        raise TrainingError(f"{len(failed)} of {len(cells)} runs failed: {lines}. The same command tries them again")
+
+
+def record_of(cells: Sequence[Cell], config: AblationConfig, missing: Sequence[str]) -> dict[str, Any]:
+    """Everything a reader needs to judge the figures and to repeat them."""
+    variants = {}
+    for name in dict.fromkeys(cell.variant for cell in cells):
+        own = [cell for cell in cells if cell.variant == name]
+        run = own[0].run
+        variants[name] = {
+            "title": own[0].title,
+            "passes": cost(run),
+            **variant_record({cell.seed: cell.folder for cell in own}),
+            "config": {stage: _told_apart(to_mapping(training)) for stage, training in stages_of(run).items()},
+        }
+    first = cells[0].run
+    return {
+        "name": first.name.rpartition("/")[0].rpartition("/")[0],
+        "data": config.data_label or first.evaluate.data.name,
+        "missing": list(missing),
+        **surroundings(cells[0].folder),
+        "budget": config.budget,
+        "variants": variants,
+    }
+
+
+def cost(run: PipelineRun) -> int:
+    """Forward passes an image over all stages that lead to the model."""
+    return total_passes(run.finetune) + (total_passes(run.pretrain) if run.pretrain else 0)
+
+
+def _told_apart(config: dict[str, Any]) -> dict[str, Any]:
+    """A stage's options without those that belong to one run or one machine."""
+    left_out = ("name", "runs_dir", "seed", "scaling", "checkpoint", "tracking", "init")
+    kept = {key: value for key, value in config.items() if key not in left_out}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key != "path"}
+    return kept
+
+
+def run_all(waiting: Sequence[Cell], parallel: int, total: int, progress: StageProgress) -> list[tuple[Cell, str]]:
+    """Run `waiting`, so many at once, each in a process of its own; returns those that failed, with the reason."""
+    queue, running = deque(waiting), dict[Cell, _Process]()
+    failed: list[tuple[Cell, str]] = []
+    done = total - len(waiting)
+    progress.on_part(done, total)
+    try:
+        while queue or running:
+            while queue and len(running) < parallel:
+                cell = queue.popleft()
+                running[cell] = _Process(cell)
+            time.sleep(POLL_SECONDS)
+            for cell, process in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[cell]
+                done += 1
+                if code != 0:
+                    failed.append((cell, process.reason(code)))
+                say(f"{cell.title}, seed {cell.seed}: {'done' if code == 0 else 'FAILED'} in {process.seconds:.0f} s")
+                progress.on_part(done, total)
+            progress.note(", ".join(f"{cell.variant}/{cell.seed} {_latest(cell)}" for cell in running))
+    finally:
+        for process in running.values():
+            process.stop()
+    return failed
+
+
+class _Process:
+    """One pipeline in a process of its own; what it prints goes to log.txt in its run directory."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.folder = cell.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recipe = self.folder / "recipe.yaml"
+        write_text(recipe, yaml.safe_dump(to_mapping(cell.run), sort_keys=False))
+        self.log: TextIO = (self.folder / "log.txt").open("a")
+        self.started = time.monotonic()
+        threads = str(cell.run.scaling.threads or cores())
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "afa_dist.cli.pipeline", "--config", str(recipe)],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def poll(self) -> int | None:
+        code = self.process.poll()
+        if code is not None:
+            self.log.close()
+        return code
+
+    def reason(self, code: int) -> str:
+        lines = [line.strip() for line in (self.folder / "log.txt").read_text().splitlines() if line.strip()]
+        return f"exit code {code}, {self.folder / 'log.txt'}: {lines[-1] if lines else 'nothing printed'}"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+
+def _latest(cell: Cell) -> str:
+    """How far a running pipeline is."""
+    stages = [stage for stage in ("evaluate", "finetune", "pretrain") if (cell.folder / stage).is_dir()]
+    if not stages:
+        return "starting"
+    rows = RunDirectory(cell.folder / stages[0]).metrics()
+    return stages[0] if not rows else f"{stages[0]} {rows[-1]['step']}/{rows[-1]['of']}"

@@ -1,0 +1,53 @@
+"""What training costs: forward passes of the network, the unit in which methods are compared.
+
+A pass whose gradient is taken costs about three times one without; all passes but those marked below have one, so the
+count is a fair measure of time too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeVar
+
+from afa_dist.config.runs import FinetuneRun, PipelineRun, PretrainRun, TrainingRun
+
+R = TypeVar("R", bound=TrainingRun)
+
+
+def passes_per_image(run: TrainingRun) -> int:
+    """Forward passes that one training image costs in one epoch: those of the attack, then those of the loss."""
+    attack = run.attack.gradient_steps
+    if isinstance(run, PretrainRun):
+        keys = run.method.keys if run.attack.keys == "as_loss" else "clean"
+        target = run.attack.objective == "kl" or (run.attack.objective == "afa" and keys != "adversarial")
+        loss = 2
+    else:
+        assert isinstance(run, FinetuneRun)
+        attack = 0 if run.objective == "ce" else attack
+        target = run.attack_objective != "ce"
+        loss = 2 if run.objective == "trades" or run.afa_weight > 0 else 1
+    attack += int(target and attack > 0)  # the clean images once, without gradient
+    return attack + loss * (2 if run.awp.gamma > 0 else 1)
+
+
+def with_budget(run: PipelineRun, passes: int, pretrain_share: float) -> PipelineRun:
+    """`run` with as many epochs in each stage as `passes` forward passes an image allow.
+
+    pretrain_share: part of them that goes to pre-training, if there is one. A run with AWP that sets in late costs a
+    little less than counted.
+    """
+    if run.pretrain is None:
+        return dataclasses.replace(run, finetune=_with_epochs(run.finetune, passes))
+    pretrain = _with_epochs(run.pretrain, passes * pretrain_share)
+    rest = passes - total_passes(pretrain)
+    return dataclasses.replace(run, pretrain=pretrain, finetune=_with_epochs(run.finetune, rest))
+
+
+def total_passes(run: TrainingRun) -> int:
+    """Forward passes an image costs over the whole run."""
+    return run.schedule.epochs * passes_per_image(run)
+
+
+def _with_epochs(run: R, passes: float) -> R:
+    epochs = max(1, round(passes / passes_per_image(run)))
+    return dataclasses.replace(run, schedule=dataclasses.replace(run.schedule, epochs=epochs))
