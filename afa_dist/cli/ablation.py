@@ -53,7 +53,7 @@ def resolve(arguments: Arguments) -> tuple[type[AblationConfig], dict[str, Any]]
 
 
 def _recipe(arguments: Arguments) -> dict[str, Any]:
-    return recipes.read_recipe(arguments.config) if arguments.config else {}
+    return recipes.read_recipe(arguments.config, grid=True) if arguments.config else {}
 
 
 def check(config: AblationConfig, arguments: Arguments) -> list[Cell]:

@@ -33,13 +33,18 @@ _STARTS_FROM = {"finetune": ("init", "pretrain"), "evaluate": ("model", "finetun
 """The option that names what a stage starts from, and the stage that makes it."""
 
 
-def read_recipe(path: str) -> dict[str, Any]:
+def read_recipe(path: str, *, grid: bool = False) -> dict[str, Any]:
     """Read a recipe and those it is based on; `base` is relative to the file that names it.
 
+    grid: whether the job runs a recipe's `ablation`, the variants of a grid.
+
     Raises:
-        UserError: as `read_yaml`, or files that are based on each other.
+        UserError: as `read_yaml`, files that are based on each other, or a grid for a job of one run.
     """
-    return _read_recipe(Path(path), ())
+    recipe = _read_recipe(Path(path), ())
+    if "ablation" in recipe and not grid:
+        raise UserError.one("--config", f"{path} is a grid of variants; run it with jobs/ablation.py")
+    return recipe
 
 
 def _read_recipe(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class FinetuneStep:
 
     def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
         """As in `Step`; objective ce attacks nothing and gets the images back."""
-        if self.run.objective == "ce":
+        if self.run.objective == "ce" or eps == 0:
             return batch.images_BCHW
         attack = self.run.attack
         with attack_mode(self.net, attack.bn), autocast(batch.images_BCHW.device, self.bf16):

@@ -38,6 +38,8 @@ class PretrainStep:
 
     def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
         attack = self.run.attack
+        if eps == 0:
+            return batch.images_BCHW
         with attack_mode(self.net, attack.bn), autocast(batch.images_BCHW.device, self.bf16):
             return find_adversarial(self.objective(batch), batch, attack, eps=eps, seed=self.run.seed, step=step)
 

@@ -69,8 +69,6 @@ def find_adversarial(
 ) -> torch.Tensor:
     """x_adv (B, C, H, W) by a training attack of radius `eps`; start points are the same for any number of workers."""
     x, ball, step_size = batch.images_BCHW, Ball(attack.norm, eps), attack.scaled_step(eps)
-    if eps == 0:
-        return x
     random = SlicedRandom("attack", seed, step, start=batch.start, count=len(x), device=x.device)
     if attack.algorithm == "n-fgsm":
         return n_fgsm(objective, x, random, eps=eps, step_size=step_size)
