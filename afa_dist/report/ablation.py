@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from afa_dist.files import write_json, write_text
 
 
@@ -54,7 +56,8 @@ def surroundings(folder: Path) -> dict[str, Any]:
     return {
         "threat": evaluation["threat"],
         "attacks": evaluation["attacks"],
-        "test_images": evaluation["accuracies"]["clean"]["images"],
+        "part": yaml.safe_load((folder / "recipe.yaml").read_text())["evaluate"]["part"],
+        "images": evaluation["accuracies"]["clean"]["images"],
         "data_fingerprint": start["data_fingerprint"],
         "checkpoint": "best robust accuracy on held-out training images (clean accuracy where no attack is trained on)",
         "date": datetime.date.today().isoformat(),
@@ -71,7 +74,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     columns = ["model", *attacks, "passes an image", "training seconds"]
     lines = [
         f"{record['name']}: {record['data']}, {record['threat']['norm']} eps {record['threat']['eps']:.4g}, "
-        f"{record['test_images']} test images, n = {' to '.join(map(str, seeds))} seeds, {record['date']}",
+        f"{record['images']} {record['part']} images, n = {' to '.join(map(str, seeds))}, {record['date']}",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * (len(columns) - 1),

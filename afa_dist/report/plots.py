@@ -23,26 +23,74 @@ def save(figure: Any, path: Path) -> None:
 
 def trade_off(record: Mapping[str, Any], path: Path) -> None:
     """Clean accuracy against accuracy under the last, strongest attack: one point a variant, bars of one standard
-    deviation over seeds."""
+    deviation over seeds. Where some variants are far less robust than the best, a second panel shows the others closer.
+    """
     attack = record["attacks"][-1] if record["attacks"] else "clean"
-    figure, axes = plt.subplots(figsize=(7.5, 5))
-    markers = "osD^vP*X<>hd"
-    for index, variant in enumerate(record["variants"].values()):
-        clean, robust = variant["accuracy"]["clean"], variant["accuracy"][attack]
-        axes.errorbar(
-            100 * clean["mean"],
-            100 * robust["mean"],
-            xerr=100 * clean["std"],
-            yerr=100 * robust["std"],
-            fmt=markers[index % len(markers)],
-            capsize=3,
-            label=variant["title"],
-        )
-    threat = record["threat"]
-    seeds = max(len(variant["seeds"]) for variant in record["variants"].values())
-    axes.set_xlabel("clean accuracy (%)")
-    axes.set_ylabel(f"accuracy under {attack} (%)")
-    axes.set_title(f"{record['data']}, {threat['norm']} eps {threat['eps']:.4g}, mean ± std of {seeds} seeds", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    variants = list(record["variants"].values())
+    best = max(variant["accuracy"][attack]["mean"] for variant in variants)
+    close = [variant["accuracy"][attack]["mean"] > 0.7 * best for variant in variants]
+    panels = [[True] * len(variants)] + ([close] if not all(close) and sum(close) > 1 else [])
+    figure, row = plt.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False)
+    markers, colours = "osD^vP*X<>hd", plt.get_cmap("tab20")
+    for axes, shown in zip(row[0], panels, strict=True):
+        for index, variant in enumerate(variants):
+            if not shown[index]:
+                continue
+            clean, robust = variant["accuracy"]["clean"], variant["accuracy"][attack]
+            axes.errorbar(
+                100 * clean["mean"],
+                100 * robust["mean"],
+                xerr=100 * clean["std"],
+                yerr=100 * robust["std"],
+                fmt=markers[index % len(markers)],
+                color=colours(index % 20),
+                capsize=3,
+                label=variant["title"],
+            )
+        axes.set_xlabel("clean accuracy (%)")
+        axes.set_ylabel(f"accuracy under {attack} (%)")
+        axes.grid(alpha=0.3)
+    seeds = max(len(variant["seeds"]) for variant in variants)
+    threat = f"{record['threat']['norm']} eps {record['threat']['eps']:.4g}"
+    figure.suptitle(f"{record['name']}: {record['data']}, {threat}, mean ± std, n = {seeds}", fontsize=11)
+    handles, labels = row[0][0].get_legend_handles_labels()
+    figure.tight_layout()
+    figure.legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(figure, path)
+
+
+def curves(panels: Mapping[str, Mapping[str, Any]], title: str, path: Path, legend: str) -> None:
+    """One panel a quantity, one line a run: values are [epoch, value] pairs."""
+    figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False)
+    for axes, (name, lines) in zip(row[0], panels.items(), strict=True):
+        for label, pairs in lines.items():
+            axes.plot(*zip(*pairs, strict=True), label=label, linewidth=1.2)
+        axes.set_xlabel("epoch")
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.3)
+    row[0][0].legend(title=legend, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def scatter_pairs(panels: Mapping[str, tuple[Any, Any, Any]], classes: tuple[str, ...], title: str, path: Path) -> None:
+    """One panel a state of the network: clean points as dots, attacked ones as crosses, coloured by class.
+
+    A panel holds clean points (N, 2), attacked points (N, 2) and labels (N,).
+    """
+    figure, row = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.6), squeeze=False)
+    colours = plt.get_cmap("tab10" if len(classes) <= 10 else "gist_ncar", len(classes))
+    for axes, (name, (clean, adv, labels)) in zip(row[0], panels.items(), strict=True):
+        for index, label in enumerate(classes):
+            mine = labels == index
+            axes.scatter(*clean[mine].T, s=10, color=colours(index), label=label)
+            axes.scatter(*adv[mine].T, s=16, marker="x", linewidths=0.8, color=colours(index))
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if len(classes) <= 20:
+        row[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
     save(figure, path)
