@@ -19,13 +19,13 @@ from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import StageProgress, say
 from afa_dist.cli.grid import Cell, cells_of, check_cells
 from afa_dist.cli.job import raise_any, run_job
-from afa_dist.cli.pipeline import stages_of
+from afa_dist.cli.pipeline import models_of, stages_of
 from afa_dist.config import AblationConfig, AblationRun, PipelineRun
 from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import TrainingError
 from afa_dist.files import write_text
-from afa_dist.report.ablation import markdown, surroundings, variant_record, write_report
+from afa_dist.report.ablation import markdown, model_record, surroundings, write_report
 from afa_dist.runtime.placement import cores
 from afa_dist.training.run_dir import RunDirectory
 
@@ -115,13 +115,15 @@ def record_of(cells: Sequence[Cell], config: AblationConfig, missing: Sequence[s
     variants = {}
     for name in dict.fromkeys(cell.variant for cell in cells):
         own = [cell for cell in cells if cell.variant == name]
-        run = own[0].run
-        variants[name] = {
-            "title": own[0].title,
-            "passes": cost(run),
-            **variant_record({cell.seed: cell.folder for cell in own}),
-            "config": {stage: _told_apart(to_mapping(training)) for stage, training in stages_of(run).items()},
-        }
+        run, folders = own[0].run, {cell.seed: cell.folder for cell in own}
+        for title, stage in models_of(run).items():
+            trained = {s: t for s, t in stages_of(run).items() if (s == "baseline") == (stage == "baseline")}
+            variants[name if stage == "finetune" else f"{name}-baseline"] = {
+                "title": own[0].title if stage == "finetune" else title,
+                "passes": sum(total_passes(training) for training in trained.values()),
+                **model_record(folders, title, list(trained)),
+                "config": {s: _told_apart(to_mapping(training)) for s, training in trained.items()},
+            }
     first = cells[0].run
     return {
         "name": first.name.rpartition("/")[0].rpartition("/")[0],

@@ -25,19 +25,19 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
 
 
-def variant_record(folders: Mapping[int, Path]) -> dict[str, Any]:
-    """Accuracies, choice of the checkpoint, epochs and seconds of one variant, read from its runs by seed."""
-    model = [next(iter(_json(folder / "summary.json").values())) for folder in folders.values()]
+def model_record(folders: Mapping[int, Path], model_name: str, stages: Sequence[str]) -> dict[str, Any]:
+    """Accuracies, choice of the checkpoint, epochs and seconds of one model, read from its runs by seed.
+
+    model_name: what the runs' summary.json calls it. stages: those that trained it.
+    """
+    model = [_json(folder / "summary.json")[model_name] for folder in folders.values()]
     attacks = list(model[0]["accuracies"])
     record: dict[str, Any] = {
         "seeds": list(folders),
         "accuracy": {name: spread([m["accuracies"][name]["accuracy"] for m in model]) for name in attacks},
         "stages": {},
     }
-    first = next(iter(folders.values()))
-    for stage in ("pretrain", "finetune", "baseline"):
-        if not (first / stage / "summary.json").exists():
-            continue
+    for stage in stages:
         summaries = [_json(folder / stage / "summary.json") for folder in folders.values()]
         record["stages"][stage] = {
             "steps": [s["steps"] for s in summaries],

@@ -28,11 +28,12 @@ RECIPE = {
     "tracking": {"tensorboard": False},
     "pretrain": {"method": {"keys": "both"}},
     "finetune": {},
+    "baseline": {},
     "evaluate": {"attacks": ["pgd-2"]},
 }
 VARIANTS = {
     "ce": {"finetune": {"objective": "ce"}},
-    "afa": {"title": "mine", "pretrain": {}, "finetune": {"mode": "linear"}},
+    "afa": {"title": "mine", "pretrain": {}, "finetune": {"mode": "linear"}, "baseline": {}},
 }
 
 
@@ -116,14 +117,17 @@ def test_a_stopped_grid_goes_on_and_writes_its_report(tmp_path):
     base = tmp_path / "results" / "digits" / "linf"
     record = json.loads((base / "grid.json").read_text())
     assert record["missing"] == []
-    for variant, title in (("ce", "cross-entropy"), ("afa", "mine")):
-        entry = record["variants"][variant]
-        assert (entry["title"], entry["seeds"]) == (title, [0, 1])
+    models = {
+        "ce": ("ce", "cross-entropy", "cross-entropy", {"finetune"}),
+        "afa": ("afa", "AFA + linear", "mine", {"pretrain", "finetune"}),
+        "afa-baseline": ("afa", "cross-entropy", "cross-entropy", {"baseline"}),
+    }
+    assert record["variants"].keys() == models.keys()
+    for key, (variant, model, title, stages) in models.items():
+        entry = record["variants"][key]
+        assert (entry["title"], entry["seeds"], entry["stages"].keys()) == (title, [0, 1], stages)
         for name in ("clean", "pgd-2"):
-            values = [
-                next(iter(json.loads((grid / variant / f"seed{seed}" / "summary.json").read_text()).values()))
-                for seed in (0, 1)
-            ]
+            values = [json.loads((grid / variant / f"seed{seed}" / "summary.json").read_text())[model] for seed in (0, 1)]
             assert entry["accuracy"][name]["values"] == [v["accuracies"][name]["accuracy"] for v in values]
     assert "| mine |" in (base / "grid.md").read_text()
     assert (base / "grid.png").read_bytes().startswith(b"\x89PNG")
