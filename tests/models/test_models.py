@@ -53,10 +53,12 @@ def test_embeddings_have_unit_length_and_penultimate_has_no_head():
         assert (net.head is None) == (layer == "penultimate")
 
 
-def test_the_formula_of_global_batch_norm_is_that_of_batch_norm(monkeypatch):
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["moving", "equal weights"])
+def test_the_formula_of_global_batch_norm_is_that_of_batch_norm(momentum, monkeypatch):
     """The path for several processes, taken here by one: same output, gradients and running statistics."""
     x = torch.randn(6, 4, 5, 5, dtype=torch.float64) * 3 + 1
-    ours, theirs = GlobalBatchNorm2d(4).double(), nn.BatchNorm2d(4).double()
+    ours, theirs = GlobalBatchNorm2d(4, momentum=momentum).double(), nn.BatchNorm2d(4, momentum=momentum).double()
+    theirs(torch.randn_like(x))  # statistics of an earlier batch
     ours.weight.data.uniform_(0.5, 2)
     theirs.load_state_dict(ours.state_dict())
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
