@@ -17,13 +17,13 @@ from rich.table import Table
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import StageProgress, say
-from afa_dist.cli.grid import Cell, cells_of, check_cells
+from afa_dist.cli.grid import Cell, Grid, check_cells, grid_of
 from afa_dist.cli.job import raise_any, run_job
 from afa_dist.cli.pipeline import models_of, stages_of
 from afa_dist.config import AblationConfig, AblationRun, PipelineRun
 from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping
-from afa_dist.errors import TrainingError
+from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import write_text
 from afa_dist.report.ablation import markdown, model_record, surroundings, write_report
 from afa_dist.runtime.placement import cores
@@ -48,6 +48,8 @@ def main(program: str, description: str) -> int:
 def resolve(arguments: Arguments) -> tuple[type[AblationConfig], dict[str, Any]]:
     """The grid's own options; those of its runs are read with the variants."""
     section = _recipe(arguments).get("ablation") or {}
+    if not isinstance(section, dict):
+        raise UserError.one("ablation", f"is a section with options of its own, not {section!r}")
     own = {key: value for key, value in section.items() if key not in ("variants", "grid")}
     return AblationConfig, recipes.merge(own, recipes.nest(arguments.overrides).get("ablation", {}))
 
@@ -56,8 +58,8 @@ def _recipe(arguments: Arguments) -> dict[str, Any]:
     return recipes.read_recipe(arguments.config, grid=True) if arguments.config else {}
 
 
-def check(config: AblationConfig, arguments: Arguments) -> list[Cell]:
-    """All runs of the grid, checked against data and directories.
+def check(config: AblationConfig, arguments: Arguments) -> Grid:
+    """The grid, all its runs checked against data and directories.
 
     Raises:
         UserError: all mistakes of all variants.
@@ -68,13 +70,14 @@ def check(config: AblationConfig, arguments: Arguments) -> list[Cell]:
         # Runs at once share the cores, unless told otherwise.
         scaling = {"threads": max(1, cores() // config.parallel), "workers": 0, **overrides.get("scaling", {})}
         overrides = recipes.merge(overrides, {"scaling": scaling})
-    cells = cells_of(_recipe(arguments), overrides, config)
-    raise_any(check_cells(cells))
-    return cells
+    grid = grid_of(_recipe(arguments), overrides, config)
+    raise_any(check_cells(grid.cells))
+    return grid
 
 
-def describe(config: AblationConfig, cells: Sequence[Cell]) -> None:
+def describe(config: AblationConfig, grid: Grid) -> None:
     """Say what would run, and what each run costs."""
+    cells = grid.wanted
     table = Table("variant", "model", "seeds", "pre-training epochs", "epochs", "forward passes an image", "finished")
     for variant in dict.fromkeys(cell.variant for cell in cells):
         own = [cell for cell in cells if cell.variant == variant]
@@ -87,21 +90,23 @@ def describe(config: AblationConfig, cells: Sequence[Cell]) -> None:
     say(f"{len(cells)} runs, {config.parallel} at once; results under {config.results_dir}")
 
 
-def execute(config: AblationConfig, cells: Sequence[Cell]) -> None:
-    """Run what is not finished, then write what there is.
+def execute(config: AblationConfig, grid: Grid) -> None:
+    """Run what is wanted and not finished, then write what there is of the whole grid.
 
     Raises:
         TrainingError: some runs failed; the record holds the others.
     """
-    describe(config, cells)
+    describe(config, grid)
+    cells = grid.wanted
     waiting = [cell for cell in cells if not cell.finished]
     failed = []
     if waiting:
         with StageProgress("grid", unit="run", total=len(cells)) as progress:
             failed = run_all(waiting, config.parallel, len(cells), progress)
-    finished = [cell for cell in cells if cell.finished]
+    finished = [cell for cell in grid.cells if cell.finished]
     if finished:
-        record = record_of(finished, config, missing=[f"{c.variant}/seed{c.seed}" for c in cells if not c.finished])
+        missing = [f"{cell.variant}/seed{cell.seed}" for cell in grid.cells if not cell.finished]
+        record = {"name": grid.name, **record_of(finished, config, missing)}
         paths = write_report(record, Path(config.results_dir))
         say(markdown(record))
         say(f"written: {', '.join(str(path) for path in paths)}")
@@ -121,15 +126,14 @@ def record_of(cells: Sequence[Cell], config: AblationConfig, missing: Sequence[s
             variants[name if stage == "finetune" else f"{name}-baseline"] = {
                 "title": own[0].title if stage == "finetune" else title,
                 "passes": sum(total_passes(training) for training in trained.values()),
-                **model_record(folders, title, list(trained)),
+                **model_record(folders, stage, list(trained)),
                 "config": {s: _told_apart(to_mapping(training)) for s, training in trained.items()},
             }
     first = cells[0].run
     return {
-        "name": first.name.rpartition("/")[0].rpartition("/")[0],
         "data": config.data_label or first.evaluate.data.name,
         "missing": list(missing),
-        **surroundings(cells[0].folder),
+        **surroundings([cell.folder for cell in cells]),
         "budget": config.budget,
         "variants": variants,
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from afa_dist.cli.pipeline import check as check_pipeline
 from afa_dist.cli.pipeline import stage_values
 from afa_dist.cli.specification import build
 from afa_dist.cli.titles import title_of
+from afa_dist.cli.variants import Variant, variants_of
 from afa_dist.config import AblationConfig, DataConfig, PipelineRun
 from afa_dist.config.budget import with_budget
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import RunDirectory, runs_root
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,79 +39,99 @@ class Cell:
         return (self.folder / "summary.json").exists()
 
 
-def variants_of(section: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The variants of a recipe's `ablation` section: options laid over the recipe, by name.
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """name: of its run directories and its results. cells: all of it. wanted: those to run now."""
 
-    `variants` names them one by one. `grid` maps a dotted option to the values it takes; all combinations are made, and
-    with both, each combination of each variant. A recipe with neither is a single variant.
+    name: str
+    cells: Sequence[Cell]
+    wanted: Sequence[Cell]
+
+
+def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: AblationConfig) -> Grid:
+    """The grid of a recipe: seeds in turns, so that early results cover all variants.
+
+    What `config.only` and `config.seeds` leave out is not run; finished runs of it still count, so that a grid run in
+    pieces has one record.
 
     Raises:
-        UserError: not of this form.
+        UserError: options that are wrong, under the name of their variant; variants that are not measured alike.
     """
-    named = section.get("variants") or {}
-    axes = section.get("grid") or {}
-    problems = []
-    if not isinstance(named, Mapping) or not all(isinstance(v, Mapping) or v is None for v in named.values()):
-        problems.append(Problem("ablation.variants", "must map names to options, such as 'trades: {finetune: {...}}'"))
-    if not isinstance(axes, Mapping) or not all(isinstance(v, list) and v for v in axes.values()):
-        problems.append(Problem("ablation.grid", "must map options to lists, as in 'pretrain.method.keys: [clean, both]'"))
+    variants = variants_of(recipe)
+    name = str(overrides.get("name", recipe.get("name", "ablation")))
+    problems = [*_option_problems(variants, overrides, config)]
     if problems:
         raise UserError(problems)
-    found: dict[str, Mapping[str, Any]] = {}
-    for name, options in named.items() or [("", None)]:
-        for values in itertools.product(*axes.values()):
-            point = dict(zip(axes, values, strict=True))
-            words = [name, *(f"{option.rpartition('.')[2]}={value}" for option, value in point.items())]
-            full_name = "-".join(word for word in words if word) or "recipe"
-            found[full_name] = recipes.merge(options or {}, recipes.nest(point))
-    return found
-
-
-def cells_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: AblationConfig) -> list[Cell]:
-    """Every run of the grid, variants in their order, seeds in turns, so that early results cover all variants.
-
-    Raises:
-        UserError: options that are wrong, under the name of their variant.
-    """
-    recipe = dict(recipe)
-    section = recipe.pop("ablation", None) or {}
-    variants = variants_of(section)
-    problems = [
-        Problem("ablation.only", f"{name!r} is not a variant; choose from {', '.join(variants)}")
-        for name in config.only
-        if name not in variants
-    ]
-    if "seed" in overrides:
-        problems.append(Problem("seed", "a grid has several; use ablation.seeds"))
-    base_name = str(overrides.get("name", recipe.get("name", "ablation")))
-    cells: dict[tuple[str, int], Cell] = {}
-    for name, options in variants.items():
-        if config.only and name not in config.only:
-            continue
-        options = dict(options)
-        title = options.pop("title", None)
-        share = options.pop("pretrain_share", config.pretrain_share)
-        try:
-            for seed in config.seeds:
-                own = {**overrides, "name": f"{base_name}/{name}/seed{seed}", "seed": seed}
-                run = build(PipelineRun, stage_values(_with_stages(recipe, options), own))
-                run = with_budget(run, config.budget, share) if config.budget else run
-                cells[name, seed] = Cell(name, str(title or title_of(run.finetune, run.pretrain)), seed, run)
-        except UserError as error:
-            problems.extend(problem.under(name) for problem in error.problems)
+    folder = runs_root(str(overrides.get("runs_dir", recipe.get("runs_dir", "runs")))) / name
+    cells = []
+    for seed in [*config.seeds, *_finished_seeds(folder, variants, config.seeds)]:
+        for variant in variants:
+            try:
+                cells.append(_cell(variant, seed, name, overrides, config))
+            except UserError as error:
+                problems.extend(problem.under(variant.name) for problem in error.problems)
+    if not problems:
+        problems.extend(_comparison_problems(cells))
     if problems:
         raise UserError(dict.fromkeys(problems))
-    return [cells[name, seed] for seed in config.seeds for name in variants if (name, seed) in cells]
+    cells = _told_apart(cells)
+    wanted = [c for c in cells if c.seed in config.seeds and (not config.only or c.variant in config.only)]
+    return Grid(name, cells, wanted)
 
 
-def _with_stages(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant's recipe. It has the stages that the variant names, and takes their options from the recipe as well;
-    a variant that names none has the recipe's."""
-    merged = recipes.merge(recipe, options)
-    training = [stage for stage in recipes.STAGES if stage != "evaluate"]
-    if any(stage in options for stage in training):
-        merged = {key: value for key, value in merged.items() if key not in training or key in options}
-    return {key: {} if value is None and key in training else value for key, value in merged.items()}
+def _cell(variant: Variant, seed: int, name: str, overrides: Mapping[str, Any], config: AblationConfig) -> Cell:
+    typed = {key: value for key, value in overrides.items() if key not in recipes.STAGES or key in variant.stages}
+    typed |= {"name": f"{name}/{variant.name}/seed{seed}", "seed": seed}
+    run = build(PipelineRun, stage_values(variant.recipe, typed))
+    if config.budget:
+        run = with_budget(run, config.budget, variant.pretrain_share or config.pretrain_share)
+    return Cell(variant.name, variant.title or title_of(run.finetune, run.pretrain), seed, run)
+
+
+def _finished_seeds(folder: Path, variants: Sequence[Variant], known: Sequence[int]) -> list[int]:
+    """Seeds beyond `known` that some variant has a finished run of."""
+    found = {
+        int(path.parent.name.removeprefix("seed"))
+        for variant in variants
+        for path in (folder / variant.name).glob("seed*/summary.json")
+        if path.parent.name.removeprefix("seed").isdecimal()
+    }
+    return sorted(found - set(known))
+
+
+def _told_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells whose title says which variant they are: of variants with one title, each gets its name beside it."""
+    names = Counter(title for title, _ in {(cell.title, cell.variant) for cell in cells})
+    full = {cell: f"{cell.title} ({cell.variant})" if names[cell.title] > 1 else cell.title for cell in cells}
+    return [dataclasses.replace(cell, title=full[cell]) for cell in cells]
+
+
+def _option_problems(
+    variants: Sequence[Variant], overrides: Mapping[str, Any], config: AblationConfig
+) -> Iterator[Problem]:
+    names = [variant.name for variant in variants]
+    for name in config.only:
+        if name not in names:
+            yield Problem("ablation.only", f"{name!r} is not a variant; choose from {', '.join(names)}")
+    for place, values in (("", overrides), *((stage, overrides.get(stage, {})) for stage in recipes.STAGES)):
+        if "seed" in values:
+            yield Problem("seed", "a grid has several; use ablation.seeds").under(place)
+        if place and "name" in values:
+            yield Problem("name", "is set by the grid, which has a folder for each run").under(place)
+    for stage in recipes.STAGES:
+        if stage in overrides and not any(stage in variant.stages for variant in variants):
+            yield Problem(stage, "is not a stage of any variant")
+
+
+def _comparison_problems(cells: Sequence[Cell]) -> Iterator[Problem]:
+    """Whether all variants are measured by the same attacks, in the same ball, on the same images."""
+    first = cells[0]
+    for option in ("threat", "data", "part", "attacks"):
+        for cell in cells:
+            if getattr(cell.run.evaluate, option) != getattr(first.run.evaluate, option):
+                what = f"differs between {first.variant} and {cell.variant}, whose figures could not be compared"
+                yield Problem(f"evaluate.{option}", f"{what}; set it under evaluate, for all of them")
+                break
 
 
 def check_cells(cells: Iterable[Cell]) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from afa_dist.errors import Problem
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluate import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.training.preflight import data_problems, model_problems
+from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -81,7 +81,12 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
             if data not in splits:
                 splits[data] = load_splits(data)
     for stage, training_run in stages_of(run).items():
-        found = [*RunDirectory.of(training_run).problems(training_run)]
+        if stage == "finetune" and run.pretrain is not None:  # what it starts from is made by the pipeline
+            found = [*RunDirectory.of(training_run).problems(training_run)]
+        else:
+            found = [*directory_problems(training_run)]
+            if training_run.data in splits:
+                found.extend(init_problems(training_run, splits[training_run.data]))
         if training_run.data in splits:
             found.extend(data_problems(training_run, splits[training_run.data]))
             found.extend(model_problems(training_run, splits[training_run.data]))

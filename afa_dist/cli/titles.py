@@ -6,7 +6,7 @@ from afa_dist.config import FinetuneRun, PretrainRun
 
 
 def title_of(finetune: FinetuneRun, pretrain: PretrainRun | None = None) -> str:
-    """Such as "PGD-AT", "TRADES", "AFA + linear", "AFA (both keys) + full" or "joint AFA + TRADES"."""
+    """Such as "PGD-AT", "TRADES", "AFA + linear", "AFA + full" or "AFA, then joint AFA + TRADES"."""
     loss = {"ce": "cross-entropy", "pgd": "PGD-AT", "trades": "TRADES"}[finetune.objective]
     if finetune.afa_weight > 0:
         loss = f"joint AFA + {loss}"

@@ -11,8 +11,8 @@ from afa_dist.errors import Problem
 
 PIXEL_HINT = "pixels are in [0, 1]: write 8/255 for 8"
 
-DEFAULT_STEP = {"pgd": 0.25, "fgsm-rs": 1.25, "n-fgsm": 1.0}
-"""Length of a step in units of eps, by algorithm; for the last two, their authors' (2001.03994, 2202.01181)."""
+SINGLE_STEP = {"fgsm-rs": 1.25, "n-fgsm": 1.0}
+"""Length of the step of single-step algorithms in units of eps: their authors' choices (2001.03994, 2202.01181)."""
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -41,12 +41,13 @@ class TrainAttackConfig(BaseAttackConfig):
     algorithm: Literal["pgd", "fgsm-rs", "n-fgsm"] = setting(
         "pgd",
         "pgd, or one step for pre-screening: fgsm-rs (random start, a step of 1.25 eps; 2001.03994) or n-fgsm (noise of 2 "
-        "eps, a step of eps, not brought back into the ball; 2202.01181, L-inf only); those ignore steps and random_start",
+        "eps, a step of eps, not brought back into the ball; 2202.01181, L-inf only), for which steps, step_size and "
+        "random_start do not count",
     )
     steps: int = setting(10, "gradient steps; 0 = random start only", ge=0)
     step_size: PixelDistance = setting(
         0.0,
-        "length of a step, pixel scale; 0 = eps / 4 (pgd), 1.25 eps (fgsm-rs), eps (n-fgsm)",
+        "length of a step, pixel scale; 0 = eps / 4",
         ge=0,
         le=64,
         hint=PIXEL_HINT,
@@ -64,8 +65,10 @@ class TrainAttackConfig(BaseAttackConfig):
 
     def scaled_step(self, eps: float) -> float:
         """Step length when the radius is `eps` (the warm-up shrinks both alike)."""
+        if self.algorithm in SINGLE_STEP:
+            return eps * SINGLE_STEP[self.algorithm]
         if self.step_size == 0:
-            return eps * DEFAULT_STEP[self.algorithm]
+            return eps / 4
         return self.step_size * (eps / self.eps if self.eps > 0 else 1.0)
 
     @property

@@ -46,7 +46,7 @@ class EmaConfig(Section):
     bn: Literal["copied", "recomputed"] = setting(
         "copied",
         "BatchNorm statistics of the average: a copy of the trained network's, or computed anew with the averaged weights "
-        "over an epoch of clean training images, at every validation",
+        "over an epoch of clean training images, whenever the average is validated or saved",
     )
 
 

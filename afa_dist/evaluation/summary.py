@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,24 @@ def summarise(shards: Sequence[ShardResult], attacks: Sequence[str]) -> dict[str
         result[name] = accuracy(right, images)
     if "autoattack" in attacks:
         result["autoattack"] = result[AUTOATTACK[-1]]
-    return {"accuracies": result, "seconds": round(sum(shard.seconds for shard in shards), 1)}
+    return {
+        "accuracies": result,
+        "warnings": list(masking_warnings(broken_by, list(single_attacks(attacks)))),
+        "seconds": round(sum(shard.seconds for shard in shards), 1),
+    }
+
+
+def masking_warnings(broken_by: Sequence[str], attacks: Sequence[str]) -> Iterator[str]:
+    """Signs that gradients hide adversarial images: Square, which uses none, breaks what white-box attacks did not.
+
+    AutoAttack's own rule: more than 0.2 points of the images, after at least one other attack.
+    """
+    broken = broken_by.count("square")
+    if len(attacks) > 1 and attacks[-1] == "square" and broken > 0.002 * len(broken_by):
+        yield (
+            f"Square broke {broken} of {len(broken_by)} images that gradient-based attacks left; gradients may be masked, "
+            "and the true robust accuracy lower"
+        )
 
 
 def write_per_image(path: Path, shards: Sequence[ShardResult]) -> None:

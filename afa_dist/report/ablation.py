@@ -25,46 +25,57 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
 
 
-def model_record(folders: Mapping[int, Path], model_name: str, stages: Sequence[str]) -> dict[str, Any]:
-    """Accuracies, choice of the checkpoint, epochs and seconds of one model, read from its runs by seed.
+def model_record(folders: Mapping[int, Path], stage: str, stages: Sequence[str]) -> dict[str, Any]:
+    """Accuracies, choice of the checkpoint, steps and seconds of one model, read from its runs by seed.
 
-    model_name: what the runs' summary.json calls it. stages: those that trained it.
+    stage: the one that made the model. stages: those that trained it.
     """
-    model = [_json(folder / "summary.json")[model_name] for folder in folders.values()]
+    model = [_json(folder / "evaluate" / stage / "evaluation" / "summary.json") for folder in folders.values()]
     attacks = list(model[0]["accuracies"])
     record: dict[str, Any] = {
         "seeds": list(folders),
         "accuracy": {name: spread([m["accuracies"][name]["accuracy"] for m in model]) for name in attacks},
         "stages": {},
     }
-    for stage in stages:
-        summaries = [_json(folder / stage / "summary.json") for folder in folders.values()]
-        record["stages"][stage] = {
+    for name in stages:
+        summaries = [_json(folder / name / "summary.json") for folder in folders.values()]
+        record["stages"][name] = {
             "steps": [s["steps"] for s in summaries],
-            "seconds": spread([s["seconds_of_last_start"] for s in summaries]),
+            "seconds": spread([s["seconds"] for s in summaries]),
             "held_out_best": [s["best"] for s in summaries],
             "held_out_last": [s["last"] for s in summaries],
         }
     record["evaluation_seconds"] = spread([m["seconds"] for m in model])
+    record["warnings"] = sorted({warning for m in model for warning in m["warnings"]})
     return record
 
 
-def surroundings(folder: Path) -> dict[str, Any]:
-    """Threat model, images, versions and hardware, from one finished pipeline."""
-    evaluation = next(iter(_json(folder / "summary.json").values()))
-    start = _json(folder / "finetune" / "provenance.json")["starts"][-1]
+def surroundings(folders: Sequence[Path]) -> dict[str, Any]:
+    """Threat model, images, versions, code and hardware of finished pipelines.
+
+    The grid makes sure that threat model and images are the same for all. Of versions, code and hardware all that took
+    part are named: more than one means that the grid was continued after a change.
+    """
+    folder = folders[0]
+    evaluation = _json(folder / "evaluate" / "finetune" / "evaluation" / "summary.json")
+    starts = [
+        start for each in folders for path in sorted(each.glob("*/provenance.json")) for start in _json(path)["starts"]
+    ]
     return {
         "threat": evaluation["threat"],
         "attacks": evaluation["attacks"],
         "part": yaml.safe_load((folder / "recipe.yaml").read_text())["evaluate"]["part"],
         "images": evaluation["accuracies"]["clean"]["images"],
-        "data_fingerprint": start["data_fingerprint"],
-        "checkpoint": "best robust accuracy on held-out training images (clean accuracy where no attack is trained on)",
+        "data_fingerprint": starts[0]["data_fingerprint"],
+        "checkpoint": "best on held-out training images, by robust accuracy or, where no attack is trained on, by clean; "
+        "the last one where none are held out",
         "date": datetime.date.today().isoformat(),
-        "versions": start["versions"],
-        "code": start["code"],
-        "hardware": start["hardware"],
+        **{name: _distinct([start[name] for start in starts]) for name in ("versions", "code", "hardware")},
     }
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -85,6 +96,10 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines.append(f"| {variant['title']} | " + " | ".join([*cells, str(variant["passes"]), f"{seconds:.0f}"]) + " |")
     if record["missing"]:
         lines += ["", f"Not finished: {', '.join(record['missing'])}."]
+    if len(record["code"]) > 1:
+        lines += ["", f"The code changed on the way: {len(record['code'])} versions of it took part (see the record)."]
+    for variant in record["variants"].values():
+        lines += [f"\nWarning, {variant['title']}: {warning}." for warning in variant["warnings"]]
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,11 +45,9 @@ def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: 
         assert step is not None
         if world.size > 1:
             step.forward = wrap(step.forward, world)
-        started = time.monotonic()
         result = Trainer(step, run, splits, directory, world, on_row).run()
-        seconds = time.monotonic() - started
         if world.is_main:
-            finish(run, splits, directory, {**result, "seconds_of_last_start": round(seconds, 1)})
+            finish(run, splits, directory, {**result, "seconds": directory.seconds()})
         world.barrier()  # nobody goes on to what builds on this before it is written
         return dict(directory.read_json("summary.json"))
 

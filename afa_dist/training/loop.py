@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -75,8 +76,10 @@ class Trainer:
         self.last: dict[str, float] = {}
         self.done = 0
         """Optimiser steps behind us."""
+        self.noted = time.monotonic()
+        """When the time spent was last noted in the run directory."""
         self.stale = 0
-        """Validations since the best one."""
+        """Validations since the last one that was better than all before."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the best and the last validation."""
@@ -210,6 +213,9 @@ class Trainer:
         with self.network_to_use():  # on every worker: statistics may have to be recomputed
             averaged = self.averaged[1]
         if self.world.is_main:
+            now = time.monotonic()
+            self.directory.add_seconds(now - self.noted)
+            self.noted = now
             best = dataclasses.asdict(self.best) if self.best else None
             momentum = momentum_tensors(self.optimiser, self.named)
             state = {"best": best, "last": self.last, "stale": self.stale, "seed": self.config.seed}

@@ -55,14 +55,15 @@ class PretrainStep:
         return self.contrast.objective(self.net.embed, batch, batch.other_view, clean_keys=attack.keys == "clean")
 
     def loss(self, batch: Batch, x_adv_BCHW: torch.Tensor) -> StepOutput:
-        # One forward of both halves: BatchNorm sees the mixture it will be used on, and DDP sees one pass.
-        with autocast(x_adv_BCHW.device, self.bf16):
-            out = self.forward(torch.cat([x_adv_BCHW, batch.other_view]))
-        z_adv, z_clean = out.embeddings_BD.chunk(2)
-        loss_A = self.contrast.loss(z_adv, z_clean, batch)
-
         y, n = batch.labels_B, batch.labels_B.shape[0]
-        adv_logits, clean_logits = out.probe_logits_BK.chunk(2)
+        # One forward of both halves: BatchNorm sees the mixture it will be used on, and DDP sees one pass. Without an
+        # attack and with one view they are the same images, which need not pass twice.
+        halves = 1 if x_adv_BCHW is batch.other_view else 2
+        with autocast(x_adv_BCHW.device, self.bf16):
+            out = self.forward(torch.cat([x_adv_BCHW, batch.other_view][:halves]))
+        z_adv, z_clean = out.embeddings_BD[:n], out.embeddings_BD[-n:]
+        adv_logits, clean_logits = out.probe_logits_BK[:n], out.probe_logits_BK[-n:]
+        loss_A = self.contrast.loss(z_adv, z_clean, batch)
         probe_loss = F.cross_entropy(adv_logits, y)
         sums = {
             "loss": (loss_A.detach().sum(), loss_A.shape[0]),

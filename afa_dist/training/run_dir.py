@@ -109,6 +109,19 @@ class RunDirectory:
         earlier = self.read_json("provenance.json") or {"starts": []}
         write_json(self.path / "provenance.json", {"starts": [*earlier["starts"], dict(provenance)]})
 
+    def add_seconds(self, seconds: float) -> None:
+        """Note that the present start has trained for `seconds` more."""
+        provenance = self.read_json("provenance.json")
+        if provenance:
+            start = provenance["starts"][-1]
+            start["seconds"] = round(start.get("seconds", 0.0) + seconds, 1)
+            write_json(self.path / "provenance.json", provenance)
+
+    def seconds(self) -> float:
+        """Time trained in all starts together, as far as it was noted; steps repeated after a stop count twice."""
+        starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
+        return round(sum(start.get("seconds", 0.0) for start in starts), 1)
+
     def read_config(self) -> dict[str, Any]:
         """The recorded specification, or an empty mapping."""
         try:

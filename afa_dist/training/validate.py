@@ -23,14 +23,15 @@ SLICES_A_PASS = 16
 def validate(
     step: Step, held_out: ImageSet, attack: TrainAttackConfig, config: ValidationConfig, seed: int, world: World
 ) -> dict[str, float]:
-    """clean_acc and robust_acc (0 to 1) on `held_out`, each worker taking a share; robust only if steps > 0.
+    """clean_acc and robust_acc (0 to 1) on `held_out`, each worker taking a share; robust if steps and eps are not 0.
 
     The start points are the same at every validation of a run, so that epochs differ by their weights alone. An image
     counts as robust only if it is right both clean and attacked.
     """
     meter = Meter(world)
+    steps = config.steps if attack.eps > 0 else 0  # where nothing may be changed, robust accuracy says nothing
     zero = torch.zeros((), device=world.device)
-    names = ["clean_acc", "robust_acc"] if config.steps else ["clean_acc"]
+    names = ["clean_acc", "robust_acc"] if steps else ["clean_acc"]
     meter.add(dict.fromkeys(names, (zero, 0)))
     chunk = SLICE * SLICES_A_PASS
     # Small held-out sets are shared too: never more than an even share of slices in one pass.
@@ -46,7 +47,7 @@ def validate(
             with torch.no_grad():
                 right_B = step.logits(x).argmax(dim=1) == y
             meter.add({"clean_acc": (right_B.sum(), len(y))})
-            if not config.steps:
+            if not steps:
                 continue
             ball = Ball(attack.norm, attack.eps)
             random = SlicedRandom("validate", seed, start=start, count=len(y), device=world.device)
@@ -54,8 +55,8 @@ def validate(
                 partial(_cross_entropy, step, y),
                 x,
                 ball,
-                steps=config.steps,
-                step_size=2.5 * attack.eps / config.steps,
+                steps=steps,
+                step_size=2.5 * attack.eps / steps,
                 start=ball.random_start(x, random),
             )
             with torch.no_grad():

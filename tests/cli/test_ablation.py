@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from afa_dist.cli.grid import cells_of, variants_of
+from afa_dist.cli.grid import grid_of
 from afa_dist.config import AblationConfig
 from afa_dist.config.budget import total_passes
 from afa_dist.errors import UserError
@@ -41,11 +41,22 @@ def recipe(**ablation):
     return {**RECIPE, "ablation": ablation}
 
 
+def cells_of(ablation, overrides=None, **config):
+    return grid_of(recipe(**ablation), {"runs_dir": "/nowhere"} | (overrides or {}), AblationConfig(**config)).cells
+
+
+def wrong(ablation, overrides=None, **config):
+    """The mistakes that a grid is refused for, as {where: what}."""
+    with pytest.raises(UserError) as error:
+        cells_of(ablation, overrides, **config)
+    return {problem.where: problem.what for problem in error.value.problems}
+
+
 def test_a_variant_has_the_stages_that_it_names():
-    cells = cells_of(recipe(variants=VARIANTS), {"attack": {"eps": 0.05}}, AblationConfig(seeds=(0, 7)))
+    cells = cells_of({"variants": VARIANTS}, {"attack": {"eps": 0.05}}, seeds=(0, 7))
     assert [(cell.variant, cell.seed) for cell in cells] == [("ce", 0), ("afa", 0), ("ce", 7), ("afa", 7)]
     ce, afa = cells[2:]
-    assert ce.run.pretrain is None
+    assert ce.run.pretrain is None and ce.run.baseline is None
     assert (ce.run.finetune.mode, ce.run.finetune.objective, ce.title) == ("full", "ce", "cross-entropy")
     assert afa.run.pretrain.method.keys == "both"  # from the recipe
     assert (afa.title, afa.run.finetune.mode, afa.run.finetune.seed) == ("mine", "linear", 7)
@@ -53,31 +64,75 @@ def test_a_variant_has_the_stages_that_it_names():
     assert {cell.run.finetune.attack.eps for cell in cells} == {0.05}  # typed options hold for all
 
 
-def test_axes_are_combined_with_every_variant():
-    axes = {"pretrain.method.keys": ["clean", "both"], "pretrain.method.layer": ["projection", "penultimate"]}
-    found = variants_of({"grid": axes, "variants": {"a": {"seed": 1}, "b": None}})
-    assert len(found) == 8
-    assert found["a-keys=clean-layer=penultimate"] == {
-        "seed": 1,
-        "pretrain": {"method": {"keys": "clean", "layer": "penultimate"}},
-    }
-    assert list(variants_of({})) == ["recipe"]
+def test_axes_are_combined_with_the_variants_that_have_their_stage():
+    axes = {"pretrain.method.keys": ["clean", "both"], "finetune.attack.eps": ["8/255", 0.1]}
+    cells = cells_of({"grid": axes, "variants": VARIANTS}, {"evaluate": {"threat": {"eps": 0.1}}}, seeds=(0,))
+    assert [cell.variant for cell in cells] == [
+        "ce-eps=8_255",
+        "ce-eps=0.1",
+        "afa-keys=clean-eps=8_255",
+        "afa-keys=clean-eps=0.1",
+        "afa-keys=both-eps=8_255",
+        "afa-keys=both-eps=0.1",
+    ]
+    third = cells[2].run
+    assert (third.pretrain.method.keys, third.finetune.attack.eps, third.finetune.mode) == ("clean", 8 / 255, "linear")
+    assert len({cell.title for cell in cells}) == 6  # told apart in tables
+    assert cells[0].run.pretrain is None
+
+
+def test_a_recipe_without_variants_is_one():
+    (cell,) = cells_of({"grid": {"finetune.beta": [3]}}, seeds=(0,))
+    assert (cell.variant, cell.run.finetune.beta) == ("beta=3", 3)
+    assert cell.run.pretrain is not None and cell.run.baseline is not None
+    (cell,) = cells_of({}, seeds=(0,))
+    assert cell.variant == "recipe"
+
+
+def test_typed_options_of_a_stage_hold_where_it_is():
+    ce, afa = cells_of({"variants": VARIANTS}, {"pretrain": {"schedule": {"epochs": 3}}}, seeds=(0,))
+    assert ce.run.pretrain is None
+    assert afa.run.pretrain.schedule.epochs == 3
+    only_ce = {"variants": {"ce": VARIANTS["ce"]}}
+    assert wrong(only_ce, {"pretrain": {"schedule": {"epochs": 3}}}) == {"pretrain": "is not a stage of any variant"}
 
 
 def test_mistakes_of_all_variants_are_reported_by_name():
     bad = {"x": {"finetune": {"objectiv": "ce"}}, "y": {"pretrain": {"method": {"keys": "none"}}, "finetune": None}}
-    with pytest.raises(UserError) as error:
-        cells_of(recipe(variants=bad), {"seed": 3}, AblationConfig(only=("z",)))
-    assert {p.where for p in error.value.problems} == {"ablation.only", "seed"}
-    with pytest.raises(UserError) as error:
-        cells_of(recipe(variants=bad), {}, AblationConfig())
-    assert {p.where for p in error.value.problems} == {"x.finetune.objectiv", "y.pretrain.method.keys"}
-    with pytest.raises(UserError, match=r"ablation\.grid: must map"):
-        variants_of({"grid": {"seed": 3}})
+    assert wrong({"variants": bad}).keys() == {"x.finetune.objectiv", "y.pretrain.method.keys"}
+    typed = {"seed": 3, "finetune": {"seed": 1, "name": "n"}}
+    found = wrong({"variants": bad}, typed, only=("z",))
+    assert found.keys() == {"ablation.only", "seed", "finetune.seed", "finetune.name"}
+    assert found["ablation.only"].endswith("choose from x, y")
+
+
+@pytest.mark.parametrize(
+    ("ablation", "where"),
+    [
+        ({"variants": ["a"]}, "ablation.variants"),
+        ({"variants": {1: {}}}, "ablation.variants"),
+        ({"variants": {"a/b": {}}}, "ablation.variants"),
+        ({"variants": {"a": {"pretrain_share": "abc"}}}, "a.pretrain_share"),
+        ({"variants": {"a": {"pretrain_share": 1.5}}}, "a.pretrain_share"),
+        ({"variants": {"a": {"title": 3}}}, "a.title"),
+        ({"grid": {"seed": 3}}, "ablation.grid"),
+        ({"grid": {7: [1]}}, "ablation.grid"),
+        ({"grid": {"pretrain": [1], "pretrain.seed": [2]}}, "ablation.grid"),
+    ],
+    ids=str,
+)
+def test_a_section_of_another_form_is_refused(ablation, where):
+    assert wrong(ablation).keys() == {where}
+
+
+def test_variants_must_be_measured_alike():
+    axes = {"grid": {"attack.eps": [0.1, 0.2]}}
+    assert wrong(axes).keys() == {"evaluate.threat"}
+    assert len(cells_of(axes, {"evaluate": {"threat": {"eps": 0.1}}}, seeds=(0,))) == 2
 
 
 def test_a_budget_makes_variants_cost_alike():
-    cells = cells_of(recipe(variants=VARIANTS), {}, AblationConfig(seeds=(0,), budget=60, pretrain_share=0.5))
+    cells = cells_of({"variants": VARIANTS}, seeds=(0,), budget=60, pretrain_share=0.5)
     costs = [total_passes(c.run.finetune) + (total_passes(c.run.pretrain) if c.run.pretrain else 0) for c in cells]
     assert costs == [60, 60]
     assert cells[0].run.finetune.schedule.epochs == 60
@@ -132,6 +187,14 @@ def test_a_stopped_grid_goes_on_and_writes_its_report(tmp_path):
     assert "| mine |" in (base / "grid.md").read_text()
     assert (base / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in (base / "grid.json").read_text()  # no paths of a machine
+
+    # A part of the grid neither repeats nor hides the rest.
+    part = run(tmp_path, "--ablation.only", "ce", "--ablation.seeds", "0")
+    assert part.returncode == 0, part.stderr
+    again = json.loads((base / "grid.json").read_text())
+    assert {key: value["accuracy"] for key, value in again["variants"].items()} == {
+        key: value["accuracy"] for key, value in record["variants"].items()
+    }
 
     # Another specification must not be mixed with what is there.
     other = run(tmp_path, "--attack.eps", "0.2")

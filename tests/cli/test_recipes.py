@@ -1,5 +1,6 @@
 """Every recipe in the repository resolves, and each of its stages takes one optimiser step."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from afa_dist.cli import pipeline, recipes
 from afa_dist.cli.ablation import resolve as resolve_grid
 from afa_dist.cli.arguments import parse
-from afa_dist.cli.grid import cells_of
+from afa_dist.cli.grid import grid_of
 from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.specification import build
 from afa_dist.config import AblationConfig, AblationRun, FinetuneRun, PipelineRun
@@ -20,7 +21,8 @@ from afa_dist.models.build import DataShape
 from afa_dist.training.job import make_step
 from afa_dist.training.optimiser import build_optimiser
 
-FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[2] / "recipes"
+FILES = sorted(ROOT.glob("*.yaml"))
 SINGLE = [path for path in FILES if not path.name.startswith("ablation")]
 GRIDS = [path for path in FILES if path.name.startswith("ablation")]
 SHAPES = {"digits": (1, 8, 10), "cifar100": (3, 32, 100)}
@@ -81,7 +83,7 @@ def test_every_variant_of_every_grid_takes_a_step(path):
     assert isinstance(config, AblationConfig)
     overrides = recipes.merge(recipes.nest(arguments.overrides), FASTER)
     recipe = recipes.read_recipe(str(path), grid=True)
-    for cell in cells_of(recipe, overrides, AblationConfig(seeds=config.seeds[:1], budget=config.budget)):
+    for cell in grid_of(recipe, overrides, AblationConfig(seeds=config.seeds[:1], budget=config.budget)).cells:
         for training in stages_of(cell.run).values():
             take_one_step(from_fresh_weights(training))
 
@@ -92,6 +94,17 @@ def test_there_are_recipes_for_every_baseline_and_architecture():
         kinds = ["afa", "ce", "pgd-at", "trades", "trades-awp", "supcon", "supcon-ce-attack", "joint", "afa-joint"]
         archs = ["resnet50", "wrn-28-10", "wrn-34-10", "wrn-36-10", "wrn-70-16"]
         assert {f"{data}-{kind}" for kind in kinds} | {f"{data}-afa-{arch}" for arch in archs} <= stems
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_recipes_with_an_afa_stage_share_it(data):
+    afa, joint = resolved(ROOT / f"{data}-afa.yaml"), resolved(ROOT / f"{data}-afa-joint.yaml")
+    assert dataclasses.replace(joint.pretrain, name=afa.pretrain.name) == afa.pretrain
+    assert joint.pretrain.schedule.epochs == 300
+    scratch = resolved(ROOT / f"{data}-joint.yaml")
+    assert scratch.pretrain is None
+    same = ("objective", "beta", "afa_weight", "method", "attack", "ema", "label_smoothing")
+    assert all(getattr(scratch.finetune, name) == getattr(joint.finetune, name) for name in same)
 
 
 def test_base_recipes_are_laid_under_and_stages_left_out(tmp_path):

@@ -44,7 +44,8 @@ RUNS = {
     "afa, adversarial keys, clean in the attack": (pretrain({"keys": "adversarial"}, keys="clean"), 1 + 3 + 2),
     "ce attack": (pretrain(objective="ce"), 3 + 2),
     "kl attack": (pretrain(objective="kl"), 1 + 3 + 2),
-    "supcon": (pretrain(eps=0.0), 2),
+    "supcon, one view": (pretrain(eps=0.0), 1),
+    "supcon, two views": (pretrain({"views": "independent"}, eps=0.0), 2),
     "fgsm": (pretrain(algorithm="fgsm-rs"), 1 + 1 + 2),
     "awp": (pretrain(awp=0.01), 1 + 3 + 2 * 2),
     "cross-entropy": (finetune(objective="ce"), 1),
@@ -63,7 +64,8 @@ def passes_made(run):
     step = make_step(run, DataShape(1, (0.3,), (0.4,), tuple("abc")), World())
     seen = []
     step.net.encoder.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    batch = Batch(torch.rand(B, 1, 8, 8), torch.arange(B) % 3, 0)
+    second = torch.rand(B, 1, 8, 8) if run.method.views == "independent" else None
+    batch = Batch(torch.rand(B, 1, 8, 8), torch.arange(B) % 3, 0, second)
     x_adv = step.attack(batch, 0, run.attack.eps)
     if run.awp.gamma:
         with worst_weights(list(step.parameters()), step.net, lambda: step.loss(batch, x_adv).loss, run.awp.gamma):
