@@ -64,7 +64,11 @@ def weights_hash(folder: Path) -> str:
 
 
 def evaluate(
-    run: EvaluateRun, test: ImageSet, placement: Placement, on_shard: OnShard, on_attack: OnAttack
+    run: EvaluateRun,
+    test: ImageSet,
+    placement: Placement,
+    on_shard: OnShard,
+    on_attack: OnAttack = lambda name, standing: None,
 ) -> dict[str, Any]:
     """Evaluate and write `evaluation/summary.json` and `per_image.parquet`; a finished evaluation is only read back.
 
