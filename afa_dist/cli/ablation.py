@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +111,8 @@ def execute(config: AblationConfig, grid: Grid) -> None:
         paths = write_report(record, Path(config.results_dir))
         say(markdown(record))
         say(f"written: {', '.join(str(path) for path in paths)}")
+        if not any(path.suffix == ".png" for path in paths):
+            say("no plot: matplotlib is not installed (the extra `plots`)")
     if failed:
         lines = "; ".join(f"{cell.variant} with seed {cell.seed} ({reason})" for cell, reason in failed)
         raise TrainingError(f"{len(failed)} of {len(cells)} runs failed: {lines}. The same command tries them again")
@@ -158,6 +161,8 @@ def run_all(waiting: Sequence[Cell], parallel: int, total: int, progress: StageP
     failed: list[tuple[Cell, str]] = []
     done = total - len(waiting)
     progress.on_part(done, total)
+    # Whoever stops the grid means its runs too; without this a `kill` would leave them behind.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while queue or running:
             while queue and len(running) < parallel:
@@ -176,6 +181,7 @@ def run_all(waiting: Sequence[Cell], parallel: int, total: int, progress: StageP
                 progress.on_part(done, total)
             progress.note(", ".join(f"{cell.variant}/{cell.seed} {_latest(cell)}" for cell in running))
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process in running.values():
             process.stop()
     return failed

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -200,6 +201,19 @@ def test_a_stopped_grid_goes_on_and_writes_its_report(tmp_path):
     other = run(tmp_path, "--attack.eps", "0.2")
     assert other.returncode == 2
     assert "attack.eps" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_a_terminated_grid_takes_its_runs_along(tmp_path):
+    started = subprocess.Popen(command(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (children := psutil.Process(started.pid).children()):
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    started.terminate()
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert b"the same command continues" in errors and b"Traceback" not in errors
+    assert not any(child.is_running() for child in children)
 
 
 @pytest.mark.slow
