@@ -21,6 +21,7 @@ from afa_dist.cli.console import StageProgress, say
 from afa_dist.cli.grid import Cell, Grid, check_cells, grid_of
 from afa_dist.cli.job import raise_any, run_job
 from afa_dist.cli.pipeline import models_of, stages_of
+from afa_dist.cli.specification import build
 from afa_dist.config import AblationConfig, AblationRun, PipelineRun
 from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping
@@ -40,7 +41,7 @@ def main(program: str, description: str) -> int:
         resolve,
         arguments,
         check=lambda config: check(config, arguments),
-        check_partly=lambda values: None,
+        check_partly=lambda values: check(build(AblationConfig, values), arguments),
         dry_run=describe,
         execute=execute,
     )

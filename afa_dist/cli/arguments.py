@@ -103,7 +103,7 @@ def _help(field: dataclasses.Field[Any], hint: Any) -> str:
     if is_pixel_distance(hint) and isinstance(default, float) and default:
         shown = f"{round(default * 255, 3):g}/255"
     elif isinstance(default, tuple):
-        shown = ",".join(map(str, default))
+        shown = ",".join(map(str, default)) or "none"
     elif isinstance(default, bool):
         shown = str(default).lower()
     else:
