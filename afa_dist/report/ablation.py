@@ -64,7 +64,7 @@ def surroundings(folders: Sequence[Path]) -> dict[str, Any]:
     return {
         "threat": evaluation["threat"],
         "attacks": evaluation["attacks"],
-        "part": yaml.safe_load((folder / "recipe.yaml").read_text())["evaluate"]["part"],
+        "part": yaml.safe_load((folder / "evaluate" / "finetune" / "config.yaml").read_text())["part"],
         "images": evaluation["accuracies"]["clean"]["images"],
         "data_fingerprint": starts[0]["data_fingerprint"],
         "checkpoint": "best on held-out training images, by robust accuracy or, where no attack is trained on, by clean; "
