@@ -22,6 +22,7 @@ import yaml
 from afa_dist.attacks import Ball, attack_mode, pgd
 from afa_dist.cli.specification import build
 from afa_dist.config import PretrainRun
+from afa_dist.config.fields import to_mapping
 from afa_dist.data.catalogue import load_splits
 from afa_dist.data.image_set import choose_evenly
 from afa_dist.distributed import SlicedRandom, World
@@ -61,6 +62,8 @@ def main() -> int:
         "threat": {"norm": run.attack.norm, "eps": run.attack.eps},
         "test_images": len(test),
         "seed": run.seed,
+        "method": to_mapping(run.method),
+        "epochs": run.schedule.epochs,
         "cosine": {when: alignment(*pair, y) for when, pair in measured.items()},
         "date": datetime.date.today().isoformat(),
         **{name: start[name] for name in ("versions", "code", "hardware")},
