@@ -27,7 +27,7 @@ from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import write_text
-from afa_dist.report.ablation import markdown, model_record, surroundings, write_report
+from afa_dist.report.ablation import compared, markdown, model_record, surroundings, write_report
 from afa_dist.runtime.placement import cores
 from afa_dist.training.run_dir import RunDirectory
 
@@ -139,7 +139,8 @@ def record_of(cells: Sequence[Cell], config: AblationConfig, missing: Sequence[s
         "missing": list(missing),
         **surroundings([cell.folder for cell in cells]),
         "budget": config.budget,
-        "variants": variants,
+        "reference": config.reference,
+        "variants": compared(variants, config.reference),
     }
 
 

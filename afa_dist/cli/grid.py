@@ -110,9 +110,10 @@ def _option_problems(
     variants: Sequence[Variant], overrides: Mapping[str, Any], config: AblationConfig
 ) -> Iterator[Problem]:
     names = [variant.name for variant in variants]
-    for name in config.only:
-        if name not in names:
-            yield Problem("ablation.only", f"{name!r} is not a variant; choose from {', '.join(names)}")
+    for option, chosen in (("only", config.only), ("reference", (config.reference,) if config.reference else ())):
+        for name in chosen:
+            if name not in names:
+                yield Problem(f"ablation.{option}", f"{name!r} is not a variant; choose from {', '.join(names)}")
     for place, values in (("", overrides), *((stage, overrides.get(stage, {})) for stage in recipes.STAGES)):
         if "seed" in values:
             yield Problem("seed", "a grid has several; use ablation.seeds").under(place)

@@ -50,6 +50,30 @@ def model_record(folders: Mapping[int, Path], stage: str, stages: Sequence[str])
     return record
 
 
+def compared(variants: Mapping[str, dict[str, Any]], reference: str) -> dict[str, dict[str, Any]]:
+    """The variants, each with its `difference` in accuracy to the one called `reference`, by attack.
+
+    Differences are taken seed by seed, over the seeds that both have finished: what one seed does to both (its split, the
+    order of its batches) does not widen their spread. Without a reference, or before it has runs, there are none.
+    """
+    if reference not in variants:
+        return dict(variants)
+    return {
+        name: {**variant, "difference": _difference(variant, variants[reference])} for name, variant in variants.items()
+    }
+
+
+def _difference(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    seeds = [seed for seed in variant["seeds"] if seed in reference["seeds"]]
+    if variant is reference or not seeds:
+        return {}
+    pairs = [(variant["seeds"].index(seed), reference["seeds"].index(seed)) for seed in seeds]
+    return {
+        attack: spread([own["values"][i] - reference["accuracy"][attack]["values"][j] for i, j in pairs])
+        for attack, own in variant["accuracy"].items()
+    }
+
+
 def surroundings(folders: Sequence[Path]) -> dict[str, Any]:
     """Threat model, images, versions, code and hardware of finished pipelines.
 
@@ -82,7 +106,10 @@ def markdown(record: Mapping[str, Any]) -> str:
     """The table: mean ± standard deviation over seeds, in per cent, and what each run cost."""
     attacks = ["clean", *record["attacks"]]
     seeds = sorted({len(v["seeds"]) for v in record["variants"].values()})
-    columns = ["model", *attacks, "passes an image", "training seconds"]
+    reference = record["variants"].get(record["reference"])
+    versus = dict.fromkeys(("clean", attacks[-1])) if reference else ()
+    columns = ["model", *attacks, *(f"{name} vs {reference['title']}" for name in versus)]
+    columns += ["passes an image", "training seconds"]
     lines = [
         f"{record['name']}: {record['data']}, {record['threat']['norm']} eps {record['threat']['eps']:.4g}, "
         f"{record['images']} {record['part']} images, n = {' to '.join(map(str, seeds))}, {record['date']}",
@@ -91,7 +118,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         "| --- |" + " ---: |" * (len(columns) - 1),
     ]
     for variant in record["variants"].values():
-        cells = [_percent(variant["accuracy"][name], len(variant["seeds"])) for name in attacks]
+        cells = [_percent(variant["accuracy"][name]) for name in attacks]
+        difference = variant.get("difference", {})
+        cells += [_percent(difference[name], "+") if difference else "" for name in versus]
         seconds = sum(stage["seconds"]["mean"] for stage in variant["stages"].values())
         lines.append(f"| {variant['title']} | " + " | ".join([*cells, str(variant["passes"]), f"{seconds:.0f}"]) + " |")
     if record["missing"]:
@@ -103,9 +132,9 @@ def markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _percent(value: Mapping[str, Any], seeds: int) -> str:
-    mean = f"{100 * value['mean']:.1f}"
-    return f"{mean} ± {100 * value['std']:.1f}" if seeds > 1 else mean
+def _percent(value: Mapping[str, Any], sign: str = "") -> str:
+    mean = f"{100 * value['mean']:{sign}z.1f}"
+    return f"{mean} ± {100 * value['std']:.1f}" if len(value["values"]) > 1 else mean
 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -102,8 +102,8 @@ def test_mistakes_of_all_variants_are_reported_by_name():
     bad = {"x": {"finetune": {"objectiv": "ce"}}, "y": {"pretrain": {"method": {"keys": "none"}}, "finetune": None}}
     assert wrong({"variants": bad}).keys() == {"x.finetune.objectiv", "y.pretrain.method.keys"}
     typed = {"seed": 3, "finetune": {"seed": 1, "name": "n"}}
-    found = wrong({"variants": bad}, typed, only=("z",))
-    assert found.keys() == {"ablation.only", "seed", "finetune.seed", "finetune.name"}
+    found = wrong({"variants": bad}, typed, only=("z",), reference="w")
+    assert found.keys() == {"ablation.only", "ablation.reference", "seed", "finetune.seed", "finetune.name"}
     assert found["ablation.only"].endswith("choose from x, y")
 
 
@@ -190,12 +190,18 @@ def test_a_stopped_grid_goes_on_and_writes_its_report(tmp_path):
     assert str(tmp_path) not in (base / "grid.json").read_text()  # no paths of a machine
 
     # A part of the grid neither repeats nor hides the rest.
-    part = run(tmp_path, "--ablation.only", "ce", "--ablation.seeds", "0")
+    part = run(tmp_path, "--ablation.only", "ce", "--ablation.seeds", "0", "--ablation.reference", "ce")
     assert part.returncode == 0, part.stderr
     again = json.loads((base / "grid.json").read_text())
     assert {key: value["accuracy"] for key, value in again["variants"].items()} == {
         key: value["accuracy"] for key, value in record["variants"].items()
     }
+
+    ours, reference = (again["variants"][key]["accuracy"]["pgd-2"]["values"] for key in ("afa", "ce"))
+    difference = again["variants"]["afa"]["difference"]["pgd-2"]
+    assert difference["values"] == [a - b for a, b in zip(ours, reference, strict=True)]
+    shown = f"{100 * difference['mean']:+.1f} ± {100 * difference['std']:.1f}"
+    assert f"| {shown} |" in (base / "grid.md").read_text()
 
     # Another specification must not be mixed with what is there.
     other = run(tmp_path, "--attack.eps", "0.2")
