@@ -30,6 +30,9 @@ MAY_CHANGE = (
 )
 """What a run may be resumed with other values of: where it computes and what is noted beside, not what it is."""
 
+PATHS = ("init", "model", "data.path")
+"""Options that name a place: two ways of writing one place are no difference."""
+
 
 class RunDirectory:
     """`runs_dir/name`. Making the object touches nothing; `create` and the `write_` methods do."""
@@ -184,5 +187,9 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: st
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
+        elif old != new and not (f"{prefix}{key}" in PATHS and _same_place(old, new)):
             yield f"{prefix}{key}: recorded {old!r}, now {new!r}"
+
+
+def _same_place(old: Any, new: Any) -> bool:
+    return isinstance(old, str) and isinstance(new, str) and runs_root(old).resolve() == runs_root(new).resolve()
