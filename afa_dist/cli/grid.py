@@ -10,7 +10,7 @@ from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.pipeline import check as check_pipeline
-from afa_dist.cli.pipeline import stage_values
+from afa_dist.cli.pipeline import evaluation_of, models_of, stage_values, stages_of
 from afa_dist.cli.specification import build
 from afa_dist.cli.titles import title_of
 from afa_dist.cli.variants import Variant, variants_of
@@ -36,7 +36,11 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "summary.json").exists()
+        """Whether the pipeline ended, and all that the record reads of it is still there."""
+        trained = all(RunDirectory.of(stage).finished() for stage in stages_of(self.run).values())
+        evaluations = [RunDirectory.of(evaluation_of(self.run, stage)).path for stage in models_of(self.run).values()]
+        measured = all((path / "evaluation" / "summary.json").exists() for path in evaluations)
+        return trained and measured and (self.folder / "summary.json").exists()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluate import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
 from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import RunDirectory, same_place
 
 
 def main(program: str, description: str) -> int:
@@ -75,13 +75,17 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
         problems.append(Problem("scaling.workers", "the pipeline takes Ray workers; start it without torchrun"))
     if run.pretrain is not None and run.pretrain.model != run.finetune.model:
         problems.append(Problem("finetune.model", "differs from pretrain.model; fine-tuning builds on its weights"))
+    if run.pretrain is not None and not same_place(run.finetune.init, str(RunDirectory.of(run.pretrain).path)):
+        what = f"{run.finetune.init} is not the pre-training of this pipeline; leave it out, or leave out pretrain"
+        problems.append(Problem("finetune.init", what))
     splits = {} if loaded is None else loaded
     for data in dict.fromkeys([*(stage.data for stage in stages_of(run).values()), run.evaluate.data]):
         with collected(problems):
             if data not in splits:
                 splits[data] = load_splits(data)
     for stage, training_run in stages_of(run).items():
-        if stage == "finetune" and run.pretrain is not None:  # what it starts from is made by the pipeline
+        if stage == "finetune" and run.pretrain is not None and not RunDirectory.of(run.pretrain).finished():
+            # What it starts from is still to be made.
             found = [*RunDirectory.of(training_run).problems(training_run)]
         else:
             found = [*directory_problems(training_run)]
@@ -138,6 +142,7 @@ def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
     results = {}
     with session(run.scaling):  # one cluster for all stages
         for stage, training_run in stages_of(run).items():
+            raise_any(problem.under(stage) for problem in directory_problems(training_run))  # with what is made by now
             training.execute(training_run, splits[training_run.data], stage)
         for title, stage in models_of(run).items():
             evaluation = evaluation_of(run, stage)

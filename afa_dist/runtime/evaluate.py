@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from afa_dist.evaluation.autoattack import FEWEST_CLASSES
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.shards import OnAttack, ShardResult, shard_starts
 from afa_dist.evaluation.summary import summarise, write_per_image
+from afa_dist.files import sha256
 from afa_dist.models.export import ExportedClassifier, load_classifier
 from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.provenance import provenance
@@ -59,8 +59,7 @@ def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: Im
 
 
 def weights_hash(folder: Path) -> str:
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(folder / "model.safetensors")
 
 
 def evaluate(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from afa_dist.config import TrainingRun
+from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.config.runs import batch_problems
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import UserError
 from afa_dist.runtime import in_process
 from afa_dist.runtime.placement import Placement, is_main_process, torchrun_size
+from afa_dist.training.initial import initial_sha256
 from afa_dist.training.provenance import provenance
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
@@ -29,7 +30,10 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
     directory = RunDirectory.of(run)
     start = secrets.token_hex(8)
     if is_main_process():
-        directory.create(run, {"start": start, **provenance(run.seed, splits.fingerprint())})
+        record = {"start": start, **provenance(run.seed, splits.fingerprint())}
+        if isinstance(run, FinetuneRun) and run.init != "scratch":
+            record["init_sha256"] = initial_sha256(run.init)
+        directory.create(run, record)
     if placement.workers == 0:
         return in_process.fit(run, splits, directory, placement, on_row)
     from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session

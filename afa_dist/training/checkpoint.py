@@ -13,7 +13,6 @@ Nothing is ever unpickled.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import shutil
@@ -27,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from afa_dist.errors import TrainingError
-from afa_dist.files import sync, write_json, write_tensors
+from afa_dist.files import sha256, sync, write_json, write_tensors
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -174,5 +173,4 @@ class CheckpointStore:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

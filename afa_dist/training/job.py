@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +15,12 @@ from afa_dist.distributed import World, derive_seed
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_joint
 from afa_dist.models.export import save_classifier
-from afa_dist.models.networks import Classifier, JointNet
-from afa_dist.models.published import load_published
 from afa_dist.training.finetune import FinetuneStep
+from afa_dist.training.initial import load_encoder
 from afa_dist.training.loop import Trainer
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
-from afa_dist.training.run_dir import RunDirectory, runs_root
+from afa_dist.training.run_dir import RunDirectory
 
 
 def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: World, on_row: OnRow) -> dict[str, Any]:
@@ -111,39 +108,6 @@ def wrap(net: nn.Module, world: World) -> nn.Module:
     """DDP around `net`. Buffers are not broadcast: global BatchNorm keeps them equal, and the attack calls `net`."""
     ids = [world.device] if world.device.type == "cuda" else None
     return DistributedDataParallel(net, device_ids=ids, broadcast_buffers=False)
-
-
-def load_encoder(net: Classifier, init: str) -> None:
-    """Load the encoder of the best checkpoint of the run `init` (its pixel statistics too), and for joint training the
-    projection head, if that run had one; or published weights from a file, classifier and all."""
-    if is_weights_file(init):
-        load_published(net, runs_root(init))
-        return
-    checkpoint = pretraining_directory(init).checkpoints.best()
-    if checkpoint is None:
-        raise UserError.one("init", f"{init} holds no checkpoint; give the run directory of a finished pre-training run")
-    try:
-        net.encoder.load_state_dict(_under("encoder.", checkpoint.weights))
-        head = _under("head.", checkpoint.weights)
-        if head and isinstance(net, JointNet) and net.head is not None:
-            net.head.load_state_dict(head)
-    except RuntimeError as error:
-        what = f"the weights in {init} do not fit section model (its options must be those of the pre-training run)"
-        raise UserError.one("init", what) from error
-
-
-def is_weights_file(init: str) -> bool:
-    """Whether `init` means a file with published weights rather than a run directory."""
-    return Path(init).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-
-
-def _under(prefix: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-
-
-def pretraining_directory(init: str) -> RunDirectory:
-    """`init` as a run directory; like runs_dir, a relative path in a Ray job starts at the home directory."""
-    return RunDirectory(runs_root(init))
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.models.build import build_classifier, build_encoder
 from afa_dist.training.checkpoint import DamagedCheckpoint
-from afa_dist.training.job import data_shape, is_weights_file, load_encoder, pretraining_directory
+from afa_dist.training.initial import initial_sha256, is_weights_file, load_encoder, pretraining_directory
+from afa_dist.training.job import data_shape
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -35,6 +36,23 @@ def directory_problems(run: TrainingRun) -> Iterator[Problem]:
             yield Problem("init", f"{run.init} is not a folder; give the run directory of a pre-training run, or scratch")
         elif summary is None:
             yield Problem("init", f"{run.init} is not a finished training run (it has no summary.json); finish it first")
+    if isinstance(run, FinetuneRun):
+        yield from _other_start_problems(run)
+
+
+def _other_start_problems(run: FinetuneRun) -> Iterator[Problem]:
+    """Whether `init` holds other weights than those that the run in the directory was started from."""
+    directory = RunDirectory.of(run)
+    recorded = directory.first_start().get("init_sha256") if directory.has_results() else None
+    if recorded is None:
+        return
+    try:
+        unchanged = initial_sha256(run.init) == recorded
+    except (OSError, TrainingError, UserError):
+        return  # reported where the weights are to be loaded
+    if not unchanged:
+        what = f"{run.init} holds other weights than those that {directory.path} was started from; choose another name"
+        yield Problem("init", what)
 
 
 def model_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:

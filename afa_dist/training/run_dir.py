@@ -70,6 +70,10 @@ class RunDirectory:
                 "repeat its options to resume it",
             )
 
+    def finished(self) -> bool:
+        """Whether a training run ended here."""
+        return (self.path / "summary.json").exists()
+
     def has_results(self) -> bool:
         """Whether a run got as far as to leave anything that another one must not be mixed with."""
         return any((self.path / name).exists() for name in ("checkpoints", "metrics.jsonl", "summary.json", "evaluation"))
@@ -79,6 +83,11 @@ class RunDirectory:
         starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
         if self.has_results() and starts and starts[-1].get("data_fingerprint", fingerprint) != fingerprint:
             yield Problem("data", f"the images are not those that {self.path} was started with; choose another name")
+
+    def first_start(self) -> dict[str, Any]:
+        """Provenance of the start that made this directory; empty where there was none."""
+        starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
+        return starts[0] if starts else {}
 
     @contextlib.contextmanager
     def locked(self, patience_seconds: float = 10.0) -> Iterator[None]:
@@ -180,6 +189,11 @@ def runs_root(runs_dir: str) -> Path:
     return (Path.home() if in_ray_job else Path.cwd()) / path
 
 
+def same_place(one: Any, other: Any) -> bool:
+    """Whether two options name one file or folder; relative ones start where `runs_root` says."""
+    return isinstance(one, str) and isinstance(other, str) and runs_root(one).resolve() == runs_root(other).resolve()
+
+
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in {**recorded, **now}:
         if f"{prefix}{key}" in MAY_CHANGE:
@@ -187,9 +201,5 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: st
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new and not (f"{prefix}{key}" in PATHS and _same_place(old, new)):
+        elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):
             yield f"{prefix}{key}: recorded {old!r}, now {new!r}"
-
-
-def _same_place(old: Any, new: Any) -> bool:
-    return isinstance(old, str) and isinstance(new, str) and runs_root(old).resolve() == runs_root(new).resolve()

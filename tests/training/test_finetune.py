@@ -30,6 +30,21 @@ def batch():
     return Batch(torch.rand(32, 1, 8, 8, generator=g), torch.arange(32) % 3, 0)
 
 
+def test_the_smoothing_of_pgd_training_is_that_of_its_cross_entropy():
+    step = step_of(objective="pgd", afa_weight=0.0, label_smoothing=0.1)
+    x_adv = step.attack(batch(), 0, 0.1)
+    log_p, y = step.net(x_adv).log_softmax(1), batch().labels_B
+    target = 0.9 * F.one_hot(y, 3) + 0.1 / 3
+    assert step.loss(batch(), x_adv).loss.item() == pytest.approx(-(target * log_p).sum(1).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"attack_of_bn": "batch"}, {"objective": "pgd", "attack_of_bn": "batch"}], ids=str)
+def test_batchnorm_in_the_attack_is_an_option(change):
+    """With the statistics of the batch instead of those collected, gradients differ, and so do the images."""
+    normed = {"model_of_norm": "batch"}
+    assert not torch.equal(step_of(**normed, **change).attack(batch(), 0, 0.1), step_of(**normed).attack(batch(), 0, 0.1))
+
+
 def step_of(**changes):
     """The step of BASE with changes; `attack_of_steps` is option `steps` of section `attack`."""
     fields = {}
@@ -95,7 +110,11 @@ def test_joint_is_the_sum_of_its_parts():
     afa = step.contrast.loss(z_adv, z_clean, b).mean()
     kl = F.kl_div(adv.log_softmax(1), clean.softmax(1), reduction="batchmean")
     expected = F.cross_entropy(clean, b.labels_B) + 6.0 * kl + 0.5 * afa
-    assert step.loss(b, x_adv).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    got = step.loss(b, x_adv).loss
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+    # Through both branches: the clean prediction is a target in the attack only.
+    for ours, written_out in zip(*(torch.autograd.grad(v, step.parameters()) for v in (got, expected)), strict=True):
+        torch.testing.assert_close(ours, written_out, rtol=1e-3, atol=1e-5)
 
 
 def values(step, x):

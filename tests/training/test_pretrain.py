@@ -22,13 +22,13 @@ def batch(two_views=False):
     return Batch(x, torch.arange(32) % 3, 0, second if two_views else None)
 
 
-def step_of(**changes):
+def step_of(model_norm="group", **changes):
     """A step with options changed; `keys` is the loss's, `attack_keys` the attack's."""
     fields = {field.name for field in dataclasses.fields(MethodConfig)}
     method = {name: value for name, value in changes.items() if name in fields}
     attack = {name.removeprefix("attack_"): value for name, value in changes.items() if name not in fields}
     run = PretrainRun(
-        model=ModelConfig(width=8, norm="group", projection_dim=16),
+        model=ModelConfig(width=8, norm=model_norm, projection_dim=16),
         method=MethodConfig(**method),
         attack=ContrastiveAttackConfig(**{"eps": 0.1, "steps": 3} | attack),
     )
@@ -73,6 +73,11 @@ def test_every_option_changes_the_loss(change):
 def test_attack_keys_matter_only_when_the_loss_has_others():
     assert loss(keys="both", attack_keys="clean") != loss(keys="both")
     assert loss(keys="clean", attack_keys="clean") == loss(keys="clean")
+
+
+def test_batchnorm_in_the_attack_is_an_option():
+    x_adv = [step_of(model_norm="batch", attack_bn=bn).attack(batch(), 0, 0.1) for bn in ("batch", "eval")]
+    assert not torch.equal(*x_adv)
 
 
 def attack_value(step, x_adv):
