@@ -19,15 +19,15 @@ from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import StageProgress, say
 from afa_dist.cli.grid import Cell, Grid, check_cells, grid_of
+from afa_dist.cli.grid_record import plan_of, record_of, record_problems
 from afa_dist.cli.job import raise_any, run_job
-from afa_dist.cli.pipeline import models_of, stages_of
 from afa_dist.cli.specification import build
 from afa_dist.config import AblationConfig, AblationRun, PipelineRun
 from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import write_text
-from afa_dist.report.ablation import compared, markdown, model_record, surroundings, write_report
+from afa_dist.report.ablation import markdown, write_report
 from afa_dist.runtime.placement import cores
 from afa_dist.training.run_dir import RunDirectory
 
@@ -73,7 +73,8 @@ def check(config: AblationConfig, arguments: Arguments) -> Grid:
         scaling = {"threads": max(1, cores() // config.parallel), "workers": 0, **overrides.get("scaling", {})}
         overrides = recipes.merge(overrides, {"scaling": scaling})
     grid = grid_of(_recipe(arguments), overrides, config)
-    raise_any(check_cells(grid.cells))
+    planned = [cell for cell in grid.cells if cell.finished or cell in grid.wanted]
+    raise_any([*check_cells(grid.cells), *record_problems(plan_of(grid.name, planned, config), config)])
     return grid
 
 
@@ -108,7 +109,8 @@ def execute(config: AblationConfig, grid: Grid) -> None:
     finished = [cell for cell in grid.cells if cell.finished]
     if finished:
         missing = [f"{cell.variant}/seed{cell.seed}" for cell in grid.cells if not cell.finished]
-        record = {"name": grid.name, **record_of(finished, config, missing)}
+        record = record_of(grid.name, finished, config, missing)
+        raise_any(record_problems(record, config))
         paths = write_report(record, Path(config.results_dir))
         say(markdown(record))
         say(f"written: {', '.join(str(path) for path in paths)}")
@@ -119,42 +121,9 @@ def execute(config: AblationConfig, grid: Grid) -> None:
         raise TrainingError(f"{len(failed)} of {len(cells)} runs failed: {lines}. The same command tries them again")
 
 
-def record_of(cells: Sequence[Cell], config: AblationConfig, missing: Sequence[str]) -> dict[str, Any]:
-    """Everything a reader needs to judge the figures and to repeat them."""
-    variants = {}
-    for name in dict.fromkeys(cell.variant for cell in cells):
-        own = [cell for cell in cells if cell.variant == name]
-        run, folders = own[0].run, {cell.seed: cell.folder for cell in own}
-        for title, stage in models_of(run).items():
-            trained = {s: t for s, t in stages_of(run).items() if (s == "baseline") == (stage == "baseline")}
-            variants[name if stage == "finetune" else f"{name}-baseline"] = {
-                "title": own[0].title if stage == "finetune" else title,
-                "passes": sum(total_passes(training) for training in trained.values()),
-                **model_record(folders, stage, list(trained)),
-                "config": {s: _told_apart(to_mapping(training)) for s, training in trained.items()},
-            }
-    first = cells[0].run
-    return {
-        "data": config.data_label or first.evaluate.data.name,
-        "missing": list(missing),
-        **surroundings([cell.folder for cell in cells]),
-        "budget": config.budget,
-        "reference": config.reference,
-        "variants": compared(variants, config.reference),
-    }
-
-
 def cost(run: PipelineRun) -> int:
     """Forward passes an image over all stages that lead to the model."""
     return total_passes(run.finetune) + (total_passes(run.pretrain) if run.pretrain else 0)
-
-
-def _told_apart(config: dict[str, Any]) -> dict[str, Any]:
-    """A stage's options without those that belong to one run or one machine."""
-    left_out = ("name", "runs_dir", "seed", "scaling", "checkpoint", "tracking", "init")
-    kept = {key: value for key, value in config.items() if key not in left_out}
-    kept["data"] = {key: value for key, value in kept["data"].items() if key != "path"}
-    return kept
 
 
 def run_all(waiting: Sequence[Cell], parallel: int, total: int, progress: StageProgress) -> list[tuple[Cell, str]]:

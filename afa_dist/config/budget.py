@@ -33,9 +33,12 @@ def passes_per_image(run: TrainingRun) -> int:
 def with_budget(run: PipelineRun, passes: int, pretrain_share: float) -> PipelineRun:
     """`run` with as many epochs in each stage as `passes` forward passes an image allow.
 
-    pretrain_share: part of them that goes to pre-training, if there is one. A run with AWP that sets in late costs a
-    little less than counted.
+    pretrain_share: part of them that goes to pre-training, if there is one. A baseline has all of them for itself. Epochs
+    are whole, so small budgets are met roughly; `total_passes` says how. A run with AWP that sets in late costs a little
+    less than counted.
     """
+    if run.baseline is not None:
+        run = dataclasses.replace(run, baseline=_with_epochs(run.baseline, passes))
     if run.pretrain is None:
         return dataclasses.replace(run, finetune=_with_epochs(run.finetune, passes))
     pretrain = _with_epochs(run.pretrain, passes * pretrain_share)

@@ -130,8 +130,16 @@ def _few(names: list[str]) -> str:
 
 
 def _compare_statistics(net: Classifier, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Warn if the file records other pixel statistics than `net` uses."""
+    """Warn if the file records other pixel statistics than `net` uses, or none to compare its own with."""
     ours = {"mean": net.encoder.normalise.mean_C, "std": net.encoder.normalise.std_C}
+    as_they_are = bool((ours["mean"] == 0).all() and (ours["std"] == 1).all())
+    if not as_they_are and not any(STATISTICS.search(name) for name in tensors):
+        warnings.warn(
+            f"{OPTION}: the file does not say how pixels were normalised for its network; here they are, with mean "
+            f"{_values(ours['mean'])} and std {_values(ours['std'])}; if it takes pixels from 0 to 1 as they are, set "
+            "model.normalise none",
+            stacklevel=3,
+        )
     for name, tensor in tensors.items():
         match = STATISTICS.search(name)
         if match is None:

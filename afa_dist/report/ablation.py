@@ -7,14 +7,11 @@ results/<data>/<norm>/<name>.png     clean against robust accuracy (needs the ex
 
 from __future__ import annotations
 
-import datetime
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from afa_dist.files import write_json, write_text
 
@@ -34,7 +31,7 @@ def model_record(folders: Mapping[int, Path], stage: str, stages: Sequence[str])
     attacks = list(model[0]["accuracies"])
     record: dict[str, Any] = {
         "seeds": list(folders),
-        "accuracy": {name: spread([m["accuracies"][name]["accuracy"] for m in model]) for name in attacks},
+        "accuracy": {name: _accuracy([m["accuracies"][name] for m in model]) for name in attacks},
         "stages": {},
     }
     for name in stages:
@@ -50,11 +47,17 @@ def model_record(folders: Mapping[int, Path], stage: str, stages: Sequence[str])
     return record
 
 
+def _accuracy(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Spread over seeds, and for each seed the 95 % interval that the number of images alone leaves."""
+    return {**spread([m["accuracy"] for m in measured]), "interval_95": [m["interval_95"] for m in measured]}
+
+
 def compared(variants: Mapping[str, dict[str, Any]], reference: str) -> dict[str, dict[str, Any]]:
     """The variants, each with its `difference` in accuracy to the one called `reference`, by attack.
 
-    Differences are taken seed by seed, over the seeds that both have finished: what one seed does to both (its split, the
-    order of its batches) does not widen their spread. Without a reference, or before it has runs, there are none.
+    Differences are taken seed by seed, over the seeds that both have finished: what a seed does to both (the order of its
+    batches, the start of the same network) does not widen their spread. Without a reference, or before it has runs, there
+    are none.
     """
     if reference not in variants:
         return dict(variants)
@@ -75,25 +78,23 @@ def _difference(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> dic
 
 
 def surroundings(folders: Sequence[Path]) -> dict[str, Any]:
-    """Threat model, images, versions, code and hardware of finished pipelines.
+    """Images, days, versions, code and hardware of finished pipelines, training and measuring.
 
-    The grid makes sure that threat model and images are the same for all. Of versions, code and hardware all that took
-    part are named: more than one means that the grid was continued after a change.
+    The grid makes sure that images are the same for all. Of versions, code and hardware all that took part are named:
+    more than one means that the grid was continued after a change.
     """
     folder = folders[0]
     evaluation = _json(folder / "evaluate" / "finetune" / "evaluation" / "summary.json")
     starts = [
-        start for each in folders for path in sorted(each.glob("*/provenance.json")) for start in _json(path)["starts"]
+        start for each in folders for path in sorted(each.rglob("provenance.json")) for start in _json(path)["starts"]
     ]
+    days = sorted(start["started"][:10] for start in starts)
     return {
-        "threat": evaluation["threat"],
-        "attacks": evaluation["attacks"],
-        "part": yaml.safe_load((folder / "evaluate" / "finetune" / "config.yaml").read_text())["part"],
         "images": evaluation["accuracies"]["clean"]["images"],
-        "data_fingerprint": starts[0]["data_fingerprint"],
+        "data_fingerprint": _json(folder / "finetune" / "summary.json")["data_fingerprint"],
         "checkpoint": "best on held-out training images, by robust accuracy or, where no attack is trained on, by clean; "
         "the last one where none are held out",
-        "date": datetime.date.today().isoformat(),
+        "date": days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
         **{name: _distinct([start[name] for start in starts]) for name in ("versions", "code", "hardware")},
     }
 
@@ -103,16 +104,18 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """The table: mean ± standard deviation over seeds, in per cent, and what each run cost."""
+    """The table: mean ± standard deviation over n seeds, in per cent, and what each run cost.
+
+    The deviation is that of training. What the images leave open comes on top; it is said once, at the end.
+    """
     attacks = ["clean", *record["attacks"]]
-    seeds = sorted({len(v["seeds"]) for v in record["variants"].values()})
     reference = record["variants"].get(record["reference"])
     versus = dict.fromkeys(("clean", attacks[-1])) if reference else ()
-    columns = ["model", *attacks, *(f"{name} vs {reference['title']}" for name in versus)]
+    columns = ["model", "n", *attacks, *(f"{name} vs {reference['title']}" for name in versus)]
     columns += ["passes an image", "training seconds"]
     lines = [
         f"{record['name']}: {record['data']}, {record['threat']['norm']} eps {record['threat']['eps']:.4g}, "
-        f"{record['images']} {record['part']} images, n = {' to '.join(map(str, seeds))}, {record['date']}",
+        f"{record['images']} {record['part']} images, {record['date']}",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * (len(columns) - 1),
@@ -122,7 +125,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         difference = variant.get("difference", {})
         cells += [_percent(difference[name], "+") if difference else "" for name in versus]
         seconds = sum(stage["seconds"]["mean"] for stage in variant["stages"].values())
-        lines.append(f"| {variant['title']} | " + " | ".join([*cells, str(variant["passes"]), f"{seconds:.0f}"]) + " |")
+        cells = [variant["title"], str(len(variant["seeds"])), *cells]
+        lines.append("| " + " | ".join([*cells, str(variant["passes"]), f"{seconds:.0f}"]) + " |")
+    lines += ["", f"± is the standard deviation over n seeds; {_image_error(record)}."]
     if record["missing"]:
         lines += ["", f"Not finished: {', '.join(record['missing'])}."]
     if len(record["code"]) > 1:
@@ -132,23 +137,39 @@ def markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _image_error(record: Mapping[str, Any]) -> str:
+    """What the number of images leaves open, for the variant where it is most."""
+    attack = record["attacks"][-1] if record["attacks"] else "clean"
+    widths = [
+        high - low for variant in record["variants"].values() for low, high in variant["accuracy"][attack]["interval_95"]
+    ]
+    open_still = f"{record['images']} images leave ± {50 * max(widths):.1f} more (95 %) in {attack}"
+    return f"{open_still}, much of it shared by all rows, which are measured on the same images"
+
+
 def _percent(value: Mapping[str, Any], sign: str = "") -> str:
     mean = f"{100 * value['mean']:{sign}z.1f}"
     return f"{mean} ± {100 * value['std']:.1f}" if len(value["values"]) > 1 else mean
 
 
+def record_path(record: Mapping[str, Any], folder: Path) -> Path:
+    """Where the record goes; table and plot lie beside it."""
+    name = Path(record["data"]) / record["threat"]["norm"] / f"{record['name']}.json"
+    return folder / name
+
+
 def write_report(record: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write record, table and plot under `folder`; returns what was written. Without matplotlib there is no plot."""
-    base = folder / record["data"] / record["threat"]["norm"] / record["name"]
+    base = record_path(record, folder)
     base.parent.mkdir(parents=True, exist_ok=True)
-    paths = [base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.md")]
+    paths = [base, base.with_suffix(".md")]
     write_json(paths[0], record)
     write_text(paths[1], markdown(record) + "\n")
     try:
         from afa_dist.report.plots import trade_off
     except ImportError:
         return paths
-    paths.append(base.with_name(f"{base.name}.png"))
+    paths.append(base.with_suffix(".png"))
     trade_off(record, paths[-1])
     return paths
 

@@ -17,6 +17,7 @@ from afa_dist.cli.grid import grid_of
 from afa_dist.config import AblationConfig
 from afa_dist.config.budget import total_passes
 from afa_dist.errors import UserError
+from afa_dist.report.ablation import spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,6 +128,20 @@ def test_a_section_of_another_form_is_refused(ablation, where):
     assert wrong(ablation).keys() == {where}
 
 
+def test_spread_is_that_of_a_sample():
+    assert spread([0.1, 0.3]) == {"mean": pytest.approx(0.2), "std": pytest.approx(0.02**0.5), "values": [0.1, 0.3]}
+    assert spread([0.1])["std"] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("attacks", ["pgd-3"]), ("part", "held_out"), ("data", {"test_limit": 32}), ("threat", {"norm": "l2"})],
+)
+def test_an_evaluation_of_its_own_is_refused(option, value):
+    other = {**VARIANTS, "other": {"finetune": {"objective": "ce"}, "evaluate": {option: value}}}
+    assert f"evaluate.{option}" in wrong({"variants": other})
+
+
 def test_variants_must_be_measured_alike():
     axes = {"grid": {"attack.eps": [0.1, 0.2]}}
     assert wrong(axes).keys() == {"evaluate.threat"}
@@ -138,6 +153,7 @@ def test_a_budget_makes_variants_cost_alike():
     costs = [total_passes(c.run.finetune) + (total_passes(c.run.pretrain) if c.run.pretrain else 0) for c in cells]
     assert costs == [60, 60]
     assert cells[0].run.finetune.schedule.epochs == 60
+    assert total_passes(cells[1].run.baseline) == 60
 
 
 def command(tmp_path, *more):
@@ -204,6 +220,14 @@ def test_a_stopped_grid_goes_on_and_writes_its_report(tmp_path):
     assert difference["values"] == [a - b for a, b in zip(ours, reference, strict=True)]
     shown = f"{100 * difference['mean']:+.1f} ± {100 * difference['std']:.1f}"
     assert f"| {shown} |" in (base / "grid.md").read_text()
+
+    # A smaller grid of other runs must not take the place of these figures, nor start to work for nothing.
+    small = run(tmp_path, "--runs_dir", "elsewhere", "--ablation.seeds", "0", "--finetune.schedule.epochs", "2")
+    assert small.returncode == 2 and "Traceback" not in small.stderr
+    assert "grid.json" in small.stderr and "ce with seed 1" in small.stderr
+    assert "afa.finetune.schedule.epochs 1, now 2" in small.stderr
+    assert not (tmp_path / "elsewhere").exists()
+    assert json.loads((base / "grid.json").read_text()) == again
 
     # Another specification must not be mixed with what is there.
     other = run(tmp_path, "--attack.eps", "0.2")

@@ -1,5 +1,6 @@
 """What counts as robust, and that it does not depend on how the work is cut."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -128,6 +129,24 @@ def test_autoattack_gives_the_robust_accuracy_of_the_published_code(quick, few):
 def test_every_part_breaks_images_by_itself(quick, few, name):
     (shard,) = evaluate(quick, few, 64, eps=0.15, attacks=(name,))
     assert shard.broken_by_N.count(name) > 10
+
+
+@pytest.mark.parametrize("name", AUTOATTACK)
+def test_every_part_breaks_images_of_few_classes(quick, digits, name):
+    """Targeted attacks have nine targets by default; here there are three."""
+    rows = np.flatnonzero(digits.test.labels_N.numpy() < 4)[:64]
+    few = dataclasses.replace(digits.test.subset(rows), classes=digits.test.classes[:4])
+    (shard,) = evaluate(FirstFour(quick), few, 64, eps=0.15, attacks=(name,))
+    assert shard.broken_by_N.count(name) > 10
+
+
+class FirstFour(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)[:, :4]
 
 
 def test_autoattack_repeats_itself_and_leaves_the_generators_alone(trained, few):

@@ -3,6 +3,7 @@
 The definitions below are written from the papers with the public names, and serve only here.
 """
 
+import dataclasses
 import warnings
 
 import pytest
@@ -171,6 +172,17 @@ def test_wrappers_and_pixel_statistics_are_taken_off(prefix):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_parity(CommonWideResNet(10, 1), "wrn-10-1", wrapped)
+
+
+def test_missing_pixel_statistics_are_warned_about_where_pixels_are_normalised():
+    """Most robust models take pixels as they are, and say nothing of it in their file."""
+    shape = dataclasses.replace(SHAPE, mean=(0.49, 0.48, 0.45), std=(0.2, 0.2, 0.2))
+    state = CommonWideResNet(10, 1).state_dict()
+    with pytest.warns(UserWarning, match=r"mean 0.49, 0.48, 0.45 .*model.normalise none"):
+        load_published(build_classifier(ModelConfig(arch="wrn-10-1"), shape), state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_published(build_classifier(ModelConfig(arch="wrn-10-1", normalise="none"), shape), state)
 
 
 def test_other_pixel_statistics_are_warned_about():
