@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
-from rich.table import Table
+from rich.table import Column, Table
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
@@ -44,6 +44,7 @@ def main(program: str, description: str) -> int:
         check_partly=lambda values: check(build(AblationConfig, values), arguments),
         dry_run=describe,
         execute=execute,
+        shown=lambda config: resolved(config, arguments),
     )
 
 
@@ -53,11 +54,24 @@ def resolve(arguments: Arguments) -> tuple[type[AblationConfig], dict[str, Any]]
     if not isinstance(section, dict):
         raise UserError.one("ablation", f"is a section with options of its own, not {section!r}")
     own = {key: value for key, value in section.items() if key not in ("variants", "grid")}
-    return AblationConfig, recipes.merge(own, recipes.nest(arguments.overrides).get("ablation", {}))
+    values = recipes.merge(own, recipes.nest(arguments.overrides).get("ablation", {}))
+    try:
+        build(AblationConfig, values)
+    except UserError as error:
+        raise UserError(problem.under("ablation") for problem in error.problems) from error
+    return AblationConfig, values
 
 
 def _recipe(arguments: Arguments) -> dict[str, Any]:
     return recipes.read_recipe(arguments.config, grid=True) if arguments.config else {}
+
+
+def resolved(config: AblationConfig, arguments: Arguments) -> dict[str, Any]:
+    """The grid's options, and those of each variant's pipeline with its first seed."""
+    runs: dict[str, Any] = {}
+    for cell in _grid(config, arguments).cells:
+        runs.setdefault(cell.variant, to_mapping(cell.run))
+    return {"ablation": to_mapping(config), "variants": runs}
 
 
 def check(config: AblationConfig, arguments: Arguments) -> Grid:
@@ -66,22 +80,27 @@ def check(config: AblationConfig, arguments: Arguments) -> Grid:
     Raises:
         UserError: all mistakes of all variants.
     """
+    grid = _grid(config, arguments)
+    planned = [cell for cell in grid.cells if cell.finished or cell in grid.wanted]
+    raise_any([*check_cells(grid.cells), *record_problems(plan_of(grid.name, planned, config), config)])
+    return grid
+
+
+def _grid(config: AblationConfig, arguments: Arguments) -> Grid:
     overrides = recipes.nest(arguments.overrides)
     overrides.pop("ablation", None)
     if config.parallel > 1:
         # Runs at once share the cores, unless told otherwise.
         scaling = {"threads": max(1, cores() // config.parallel), "workers": 0, **overrides.get("scaling", {})}
         overrides = recipes.merge(overrides, {"scaling": scaling})
-    grid = grid_of(_recipe(arguments), overrides, config)
-    planned = [cell for cell in grid.cells if cell.finished or cell in grid.wanted]
-    raise_any([*check_cells(grid.cells), *record_problems(plan_of(grid.name, planned, config), config)])
-    return grid
+    return grid_of(_recipe(arguments), overrides, config)
 
 
 def describe(config: AblationConfig, grid: Grid) -> None:
     """Say what would run, and what each run costs."""
     cells = grid.wanted
-    table = Table("variant", "model", "seeds", "pre-training epochs", "epochs", "forward passes an image", "finished")
+    table = Table("model", "seeds", "pre-training epochs", "epochs", "forward passes an image", "finished")
+    table.columns.insert(0, Column("variant", overflow="fold"))  # whole: they are what `only` takes
     for variant in dict.fromkeys(cell.variant for cell in cells):
         own = [cell for cell in cells if cell.variant == variant]
         run = own[0].run
@@ -90,6 +109,9 @@ def describe(config: AblationConfig, grid: Grid) -> None:
         done = f"{sum(cell.finished for cell in own)} of {len(own)}"
         table.add_row(variant, own[0].title, seeds, epochs, str(run.finetune.schedule.epochs), str(cost(run)), done)
     say(table)
+    for cell in {cell.variant: cell for cell in cells}.values():
+        if config.budget and abs(cost(cell.run) / config.budget - 1) > 0.05:
+            say(f"{cell.variant}: epochs are whole, so it costs {cost(cell.run)} passes instead of {config.budget}")
     say(f"{len(cells)} runs, {config.parallel} at once; results under {config.results_dir}")
 
 
@@ -139,6 +161,7 @@ def run_all(waiting: Sequence[Cell], parallel: int, total: int, progress: StageP
             while queue and len(running) < parallel:
                 cell = queue.popleft()
                 running[cell] = _Process(cell)
+                say(f"{cell.title}, seed {cell.seed}: started; its log is {cell.folder / 'log.txt'}")
             time.sleep(POLL_SECONDS)
             for cell, process in list(running.items()):
                 code = process.poll()

@@ -40,6 +40,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def counted(number: int, what: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def describe_row(row: Mapping[str, Any]) -> str:
     """The metrics of a row, short: accuracies as per cent, the rest with four digits."""
     skip = ("step", "epoch", "of", "phase", "lr", "eps")
@@ -52,6 +57,14 @@ def describe_row(row: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def duration(seconds: float) -> str:
+    """Roughly how long, as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class StageProgress:
     """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part` (evaluation)."""
 
@@ -61,6 +74,8 @@ class StageProgress:
         self._terminal = out.is_terminal
         self._last_line = time.monotonic()
         self._validation = ""
+        self._eps: float | None = None
+        self._begun: tuple[int, float] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -85,19 +100,23 @@ class StageProgress:
         if row["phase"] == "validation":
             self._validation = "held-out: " + describe_row(row)
         note = self._validation or describe_row(row)
+        warming = self._eps is not None and row.get("eps", self._eps) != self._eps
+        self._eps = row.get("eps", self._eps)
+        left = self._time_left(row["step"], row["of"])
         self._bar.update(self._task, completed=row["step"], total=row["of"], note=note)
         if not self._terminal:
             due = time.monotonic() - self._last_line >= LINE_SECONDS
             if due or row["step"] == row["of"]:
-                self._line(
-                    f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g})  {row['phase']}: {describe_row(row)}"
-                )
+                eps = f"  eps {pixels(row['eps'])}" if warming and "eps" in row else ""
+                place = f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g}{left})"
+                self._line(f"{place}  {row['phase']}: {describe_row(row)}{eps}")
 
     def on_part(self, done: int, parts: int) -> None:
         """Show that `done` of `parts` are finished."""
         self._bar.update(self._task, completed=done, total=parts)
+        left = self._time_left(done, parts)
         if not self._terminal and done:
-            self._line(f"{self.unit} {done}/{parts}")
+            self._line(f"{self.unit} {done}/{parts}{left}")
 
     def note(self, text: str) -> None:
         """Show `text` beside the bar, on a terminal."""
@@ -109,6 +128,16 @@ class StageProgress:
         self._bar.update(self._task, note=note)
         if not self._terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._line(note)
+
+    def _time_left(self, done: int, total: int) -> str:
+        """ ", about 3 min left", by the speed since the first call; empty before there is one, and at the end."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = (done, now)
+        first, began = self._begun
+        if not first < done < total:
+            return ""
+        return f", about {duration((now - began) / (done - first) * (total - done))} left"
 
     def _line(self, text: str) -> None:
         say(f"{self.title}: {text}")

@@ -11,7 +11,7 @@ from typing import Any
 from afa_dist.cli import recipes
 from afa_dist.cli.pipeline import check as check_pipeline
 from afa_dist.cli.pipeline import evaluation_of, models_of, stage_values, stages_of
-from afa_dist.cli.specification import build
+from afa_dist.cli.specification import build, hints_of, unknown_option
 from afa_dist.cli.titles import title_of
 from afa_dist.cli.variants import Variant, variants_of
 from afa_dist.config import AblationConfig, DataConfig, PipelineRun
@@ -19,6 +19,9 @@ from afa_dist.config.budget import with_budget
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError
 from afa_dist.training.run_dir import RunDirectory, runs_root
+
+MOST_ALIKE = 3
+"""Mistakes of one option in different runs that are told one by one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +64,14 @@ def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: Abl
     Raises:
         UserError: options that are wrong, under the name of their variant; variants that are not measured alike.
     """
-    variants = variants_of(recipe)
+    known = dict.fromkeys(
+        [*hints_of(PipelineRun), "ablation", *(key for cls in recipes.STAGES.values() for key in hints_of(cls))]
+    )
+    problems = [unknown_option(key, known) for key in recipe if key not in known]
+    variants = variants_of({key: value for key, value in recipe.items() if key in known})
     name = str(overrides.get("name", recipe.get("name", "ablation")))
-    problems = [*_option_problems(variants, overrides, config)]
-    if problems:
-        raise UserError(problems)
+    if option_problems := [*_option_problems(variants, overrides, config)]:
+        raise UserError([*problems, *option_problems])
     folder = runs_root(str(overrides.get("runs_dir", recipe.get("runs_dir", "runs")))) / name
     cells = []
     for seed in [*config.seeds, *_finished_seeds(folder, variants, config.seeds)]:
@@ -77,7 +83,7 @@ def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: Abl
     if not problems:
         problems.extend(_comparison_problems(cells))
     if problems:
-        raise UserError(dict.fromkeys(problems))
+        raise UserError(summarised(problems, [variant.name for variant in variants]))
     cells = _told_apart(cells)
     wanted = [c for c in cells if c.seed in config.seeds and (not config.only or c.variant in config.only)]
     return Grid(name, cells, wanted)
@@ -139,12 +145,40 @@ def _comparison_problems(cells: Sequence[Cell]) -> Iterator[Problem]:
                 break
 
 
-def check_cells(cells: Iterable[Cell]) -> Iterator[Problem]:
+def check_cells(cells: Iterable[Cell]) -> list[Problem]:
     """Mistakes that show beside data and run directories; a finished run must be of the same specification too."""
     loaded: dict[DataConfig, DataSplits] = {}
+    problems: list[Problem] = []
     for cell in cells:
         try:
             check_pipeline(cell.run, loaded)
         except UserError as error:
-            for problem in error.problems:
-                yield problem.under(cell.variant)
+            problems.extend(problem.under(cell.variant) for problem in error.problems)
+    return summarised(problems, [cell.variant for cell in cells])
+
+
+def summarised(problems: Iterable[Problem], variants: Iterable[str]) -> list[Problem]:
+    """`problems` without what repeats itself: one that several variants share is told once and without their names, and of
+    those that one option has in many runs the first few are told."""
+    unique = list(dict.fromkeys(problems))
+    bare = {problem: _without_variant(problem, set(variants)) for problem in unique}
+    counts = Counter(bare.values())
+    told: dict[str, list[Problem]] = {}
+    for problem in unique:
+        shared = bare[problem]
+        kind = told.setdefault(shared.where, [])
+        one = shared if counts[shared] > 1 else problem
+        if one not in kind:
+            kind.append(one)
+    shown = []
+    for where, kind in told.items():
+        shown += kind[:MOST_ALIKE]
+        if len(kind) > MOST_ALIKE:
+            shown.append(Problem(where, f"and {len(kind) - MOST_ALIKE} more like these, in other runs"))
+    return shown
+
+
+def _without_variant(problem: Problem, variants: set[str]) -> Problem:
+    # The longest, since names may hold dots themselves.
+    named = max((name for name in variants if problem.where.startswith(f"{name}.")), key=len, default=None)
+    return problem if named is None else Problem(problem.where[len(named) + 1 :], problem.what)

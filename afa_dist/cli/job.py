@@ -39,11 +39,12 @@ def run_job(
     check_partly: Callable[[Mapping[str, Any]], object],
     dry_run: Callable[[S, Prepared], object],
     execute: Callable[[S, Prepared], object],
+    shown: Callable[[S], Mapping[str, Any]] = to_mapping,
 ) -> int:
     """Do a job and return its exit code.
 
     check looks at data and files, raises UserError and writes nothing. check_partly does so as far as values that are
-    wrong elsewhere allow, so that all mistakes are reported together.
+    wrong elsewhere allow, so that all mistakes are reported together. shown is what --print-config prints.
     """
     warnings.showwarning = _show_warning
     # torch's own notices about its next versions are for us, not for the person who runs a job.
@@ -53,7 +54,7 @@ def run_job(
     try:
         run = _specification(resolve, arguments, check_partly)
         if arguments.print_config:
-            print(yaml.safe_dump(to_mapping(run), sort_keys=False), end="")
+            print(yaml.safe_dump(shown(run), sort_keys=False), end="")
             return 0
         prepared = check(run)
         started = not arguments.dry_run

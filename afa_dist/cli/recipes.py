@@ -2,7 +2,7 @@
 
 What stands at the top level of a recipe holds for every stage that has such an option; what stands under a stage's
 name (pretrain, finetune, baseline, evaluate) holds for that stage and goes before. A job takes its own stage.
-`base: FILE` lays a recipe over another one; a stage that is set to null there is left out.
+`base: FILE` lays a recipe over another one, all of which it goes before; a stage that is set to null there is left out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _read_recipe(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise UserError.one("base", f"{base!r} in {path} is not the path of a recipe")
-    merged = merge(_read_recipe(path.parent / base, (*above, path.resolve())), values)
+    merged = lay_over(_read_recipe(path.parent / base, (*above, path.resolve())), values)
     return {key: value for key, value in merged.items() if not (key in STAGES and value is None)}
 
 
@@ -89,6 +89,32 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe `above` laid over the recipe `below`.
+
+    What `above` says for all stages also goes before what `below` says for one: whoever writes `mode: full` over a recipe
+    with `finetune: {mode: linear}` means it.
+    """
+    common = {key: value for key, value in above.items() if key not in STAGES}
+    cleared = {
+        key: _without(value, common) if key in STAGES and isinstance(value, Mapping) else value
+        for key, value in below.items()
+    }
+    return merge(cleared, above)
+
+
+def _without(values: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` less the single options that `said` has too. The name and the stages of a recipe are not options."""
+    kept = {}
+    for key, value in values.items():
+        both = isinstance(value, Mapping), isinstance(said.get(key), Mapping)
+        if all(both):
+            kept[key] = _without(value, said[key])
+        elif any(both) or key not in said or key == "name":  # `model` is a section in training and a path in evaluation
+            kept[key] = value
+    return kept
 
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +163,14 @@ def for_pipeline(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
         raise UserError(
             [Problem(stage, f"is not a stage of this recipe, which has {', '.join(present)}") for stage in absent]
         )
-    whole = {"name": "pipeline", **{stage: {} for stage in present}, **recipe}
+    # What no stage knows is reported once, with the pipeline's own options.
+    known = {key: value for key, value in recipe.items() if key in STAGES or _known_to_any(key)}
+    whole = {"name": "pipeline", **{stage: {} for stage in present}, **known}
     if "name" in overrides:
         whole["name"] = overrides["name"]
-    common = {key: value for key, value in merge(whole, overrides).items() if key not in STAGES}
+    common = {key: value for key, value in merge({**recipe, **whole}, overrides).items() if key not in STAGES}
     own = {key: value for key, value in common.items() if key in hints_of(PipelineRun) or not _known_to_any(key)}
-    for_all = {key: value for key, value in overrides.items() if key != "name"}
+    for_all = {key: value for key, value in overrides.items() if key != "name" and (key in STAGES or _known_to_any(key))}
     stages = {}
     for stage in present:
         typed = merge(shared(for_all, STAGES[stage]), _stage_part(overrides, stage))

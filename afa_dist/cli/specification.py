@@ -11,7 +11,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
@@ -44,7 +44,7 @@ def build(cls: type[S], values: Mapping[str, Any]) -> S:
 
 def _build(cls: type[S], values: Mapping[str, Any]) -> tuple[S | None, list[Problem]]:
     hints = hints_of(cls)
-    problems = [_unknown(key, hints) for key in values if key not in hints]
+    problems = [unknown_option(key, hints) for key in values if key not in hints]
     arguments: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.name not in values:
@@ -69,7 +69,9 @@ def _build(cls: type[S], values: Mapping[str, Any]) -> tuple[S | None, list[Prob
         return None, list(error.problems)
 
 
-def _unknown(key: str, hints: Mapping[str, Any]) -> Problem:
+def unknown_option(key: str, hints: Iterable[str]) -> Problem:
+    """The mistake of naming an option that there is not, with the nearest of those there are."""
+    hints = list(hints)
     close = difflib.get_close_matches(str(key), hints, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
     return Problem(str(key), f"is not an option{meant} (valid here: {', '.join(hints)})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afa_dist.cli.console import StageProgress, pixels, say, training_table
+from afa_dist.cli.console import StageProgress, counted, pixels, say, training_table
 from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, TrainingRun
@@ -87,7 +87,7 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
             launch(run, splits, placement, on_row=lambda row: None)
             return
         attack = f"{run.attack.norm} eps {pixels(run.attack.eps)}"
-        what = f"{run.data.name}, {run.model.arch}, {attack}, {run.schedule.epochs} epochs, seed {run.seed}"
+        what = f"{run.data.name}, {run.model.arch}, {attack}, {counted(run.schedule.epochs, 'epoch')}, seed {run.seed}"
         say(f"{title}: {what}; {placement.describe()}; in {directory.path}")
         if steps := directory.checkpoints.steps():
             say(f"continues from the checkpoints there, last saved at step {steps[-1]}")

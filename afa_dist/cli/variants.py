@@ -67,7 +67,7 @@ def variants_of(recipe: Mapping[str, Any]) -> list[Variant]:
 def _variant(name: str, recipe: Mapping[str, Any], options: Mapping[str, Any]) -> Variant:
     """A variant takes options of the stages that it names from the recipe too; one that names none has the recipe's."""
     rest = {key: value for key, value in options.items() if key not in ("title", "pretrain_share")}
-    merged = recipes.merge(recipe, rest)
+    merged = recipes.lay_over(recipe, rest)
     if any(stage in rest for stage in TRAINING):
         merged = {key: value for key, value in merged.items() if key not in TRAINING or key in rest}
     merged = {key: {} if value is None and key in TRAINING else value for key, value in merged.items()}
@@ -82,7 +82,7 @@ def _at(variant: Variant, point: Mapping[str, Any]) -> Variant:
     return dataclasses.replace(
         variant,
         name="-".join(word for word in words if word) or "recipe",
-        recipe=recipes.merge(variant.recipe, recipes.nest(point)),
+        recipe=recipes.lay_over(variant.recipe, recipes.nest(point)),
         title=title,
     )
 

@@ -23,7 +23,7 @@ class AblationConfig(Section):
         ge=0,
     )
     pretrain_share: float = setting(0.85, "share of the budget for pre-training, where there is one", gt=0, le=0.99)
-    reference: str = setting("", "variant that the others are compared with, seed by seed, in the table; none by default")
+    reference: str | None = setting(None, "variant that the table compares the others with, seed by seed")
     results_dir: str = setting("results", "folder for the record, the table and the plot")
     data_label: str = setting("", "what the results call the data; by default its name")
 

@@ -57,4 +57,4 @@ class AwpConfig(Section):
     gamma: float = setting(
         0.0, "length of the weights' perturbation relative to each layer's weights, such as 0.005; 0 = off", ge=0, le=1
     )
-    start: float = setting(0.0, "share of training before it sets in", ge=0, le=1)
+    start: float = setting(0.0, "share of training before it sets in", ge=0, le=0.99)

@@ -58,7 +58,8 @@ def load_splits(config: DataConfig) -> DataSplits:
         hint = "; set data.image_size, and all are brought to one size" if train.shape[1:] != test.shape[1:] else ""
         raise UserError.one(config.path or config.name, f"training and test images differ in size or classes: {what}{hint}")
     if config.held_out >= len(train):
-        raise UserError.one("data.held_out", f"{config.held_out} leaves none of the {len(train)} training images")
+        what = f"{config.held_out} leaves none of the {len(train)} training images to train on; hold out fewer (0 = none)"
+        raise UserError.one("data.held_out", what)
     fitted, held_out = hold_out(train, config.held_out)
     return DataSplits(fitted, held_out, test)
 
@@ -107,9 +108,7 @@ def _folder(config: DataConfig) -> Path:
     assert config.path is not None
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
-        raise UserError.one(
-            "data.path", f"{folder} is not a folder that can be read; give the one with the {config.name} files"
-        )
+        raise UserError.one("data.path", f"{folder} is not a folder that can be read; data.name {config.name} needs one")
     return folder
 
 

@@ -86,8 +86,10 @@ def _list_tree(folder: Path, split: str) -> _Listing:
     train = folder / "train"
     classes = _folders(train) if train.is_dir() else []
     if not classes:
-        hint = "; it looks like Tiny-ImageNet: use data.name tiny-imagenet" if (folder / "wnids.txt").is_file() else ""
-        raise UserError.one(str(folder), f"holds no train folder with a folder for each class{hint}")
+        hint = "data.path must be the folder that train and test lie in"
+        if (folder / "wnids.txt").is_file():
+            hint = "it looks like Tiny-ImageNet: use data.name tiny-imagenet"
+        raise UserError.one(str(folder), f"holds no train folder with a folder for each class; {hint}")
     if split == "train":
         return _listing(train, classes, lambda name: train / name, every_class=True)
     test = _test_folder(folder)

@@ -72,7 +72,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        what = f"{folder} holds no exported model (config.json); give a fine-tuning run or its model/ folder"
+        what = f"{folder} holds no exported model (config.json); give a finished fine-tuning run or its model/ folder"
+        if (folder / "checkpoints").is_dir():
+            what += " (a pre-training run has features and no classifier: jobs/finetune.py --init makes one from it)"
         raise UserError.one("model", what) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError.one("model", f"{folder / 'config.json'} was not written by this version of afa-dist")

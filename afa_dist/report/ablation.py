@@ -52,14 +52,14 @@ def _accuracy(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**spread([m["accuracy"] for m in measured]), "interval_95": [m["interval_95"] for m in measured]}
 
 
-def compared(variants: Mapping[str, dict[str, Any]], reference: str) -> dict[str, dict[str, Any]]:
+def compared(variants: Mapping[str, dict[str, Any]], reference: str | None) -> dict[str, dict[str, Any]]:
     """The variants, each with its `difference` in accuracy to the one called `reference`, by attack.
 
     Differences are taken seed by seed, over the seeds that both have finished: what a seed does to both (the order of its
     batches, the start of the same network) does not widen their spread. Without a reference, or before it has runs, there
     are none.
     """
-    if reference not in variants:
+    if reference is None or reference not in variants:
         return dict(variants)
     return {
         name: {**variant, "difference": _difference(variant, variants[reference])} for name, variant in variants.items()

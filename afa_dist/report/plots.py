@@ -31,7 +31,8 @@ def trade_off(record: Mapping[str, Any], path: Path) -> None:
     close = [variant["accuracy"][attack]["mean"] > 0.7 * best for variant in variants]
     panels = [[True] * len(variants)] + ([close] if not all(close) and sum(close) > 1 else [])
     figure, row = plt.subplots(1, len(panels), figsize=(1.5 + 5.5 * len(panels), 4.8), squeeze=False)
-    markers, colours = "osD^vP*X<>hd", plt.get_cmap("tab20")
+    # The pale halves of tab20 only where there is no other way.
+    markers, colours = "osD^vP*X<>hd", plt.get_cmap("tab10" if len(variants) <= 10 else "tab20")
     for axes, shown in zip(row[0], panels, strict=True):
         for index, variant in enumerate(variants):
             if not shown[index]:
@@ -43,7 +44,7 @@ def trade_off(record: Mapping[str, Any], path: Path) -> None:
                 xerr=100 * clean["std"],
                 yerr=100 * robust["std"],
                 fmt=markers[index % len(markers)],
-                color=colours(index % 20),
+                color=colours(index % colours.N),
                 capsize=3,
                 label=variant["title"],
             )

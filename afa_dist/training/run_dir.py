@@ -22,15 +22,17 @@ from afa_dist.training.checkpoint import CheckpointStore
 
 MAY_CHANGE = (
     "runs_dir",
+    "data.path",
     "tracking",
     "scaling.workers",
     "scaling.device",
     "scaling.threads",
     "scaling.max_failures",
 )
-"""What a run may be resumed with other values of: where it computes and what is noted beside, not what it is."""
+"""What a run may be resumed with other values of: where it computes, what is noted beside, and where its images lie, which
+are recognised by what is in them."""
 
-PATHS = ("init", "model", "data.path")
+PATHS = ("init", "model")
 """Options that name a place: two ways of writing one place are no difference."""
 
 

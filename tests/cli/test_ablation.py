@@ -13,10 +13,12 @@ import psutil
 import pytest
 import yaml
 
-from afa_dist.cli.grid import grid_of
-from afa_dist.config import AblationConfig
+from afa_dist.cli.ablation import resolve
+from afa_dist.cli.arguments import parse
+from afa_dist.cli.grid import grid_of, summarised
+from afa_dist.config import AblationConfig, AblationRun
 from afa_dist.config.budget import total_passes
-from afa_dist.errors import UserError
+from afa_dist.errors import Problem, UserError
 from afa_dist.report.ablation import spread
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +130,25 @@ def test_a_section_of_another_form_is_refused(ablation, where):
     assert wrong(ablation).keys() == {where}
 
 
+def test_repeated_mistakes_are_told_once():
+    """One that variants share, an option that nobody knows, and a section of a stage that is misspelt."""
+    bad = {"a": {"finetune": {"objective": "tradess"}}, "b": {"finetune": {"objective": "tradess"}}, "c": {"finetunes": {}}}
+    with pytest.raises(UserError) as error:
+        grid_of({**RECIPE, "pretrian": {}, "ablation": {"variants": bad}}, {}, AblationConfig())
+    found = [problem.where for problem in error.value.problems]
+    assert found == ["pretrian", "finetune.objective", "c.finetunes"]
+    alike = [Problem("v.name", f"holds run {seed}") for seed in range(9)] + [Problem("w.data.path", "no such folder")] * 9
+    shown = [str(problem) for problem in summarised(alike, ["v", "w"])]
+    assert len(shown) == 5 and "name: and 6 more like these, in other runs" in shown
+
+
+def test_a_mistake_in_the_grids_own_options_names_their_section(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("ablation: {bugdet: 3}")
+    with pytest.raises(UserError, match=r"ablation\.bugdet: is not an option; did you mean budget"):
+        resolve(parse(AblationRun, ["--config", str(path)], program="", description=""))
+
+
 def test_spread_is_that_of_a_sample():
     assert spread([0.1, 0.3]) == {"mean": pytest.approx(0.2), "std": pytest.approx(0.02**0.5), "values": [0.1, 0.3]}
     assert spread([0.1])["std"] == 0
@@ -164,6 +185,18 @@ def command(tmp_path, *more):
 
 def run(tmp_path, *more):
     return subprocess.run(command(tmp_path, *more), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+
+def test_what_a_variant_says_for_all_stages_goes_before_what_the_recipe_says_for_one():
+    base = {"finetune": {"mode": "linear", "objective": "pgd", "optimiser": {"lr": 0.5, "momentum": 0.5}}}
+    options = {"mode": "full", "objective": "trades", "optimiser": {"lr": 0.1}, "model": {"width": 16}}
+    recipe = {**RECIPE, **base, "baseline": None, "pretrain": None, "ablation": {"variants": {"a": options}}}
+    (cell,) = grid_of(recipe, {"runs_dir": "/nowhere"}, AblationConfig(seeds=(0,))).cells
+    run = cell.run.finetune
+    assert (run.mode, run.objective, run.optimiser.lr, run.optimiser.momentum) == ("full", "trades", 0.1, 0.5)
+    options["finetune"] = {"objective": "pgd"}  # its own word for the stage goes before that
+    (cell,) = grid_of(recipe, {"runs_dir": "/nowhere"}, AblationConfig(seeds=(0,))).cells
+    assert (cell.run.finetune.mode, cell.run.finetune.objective) == ("full", "pgd")
 
 
 @pytest.mark.slow
