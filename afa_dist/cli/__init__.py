@@ -1,1 +1,8 @@
 """Reading the command line, reporting mistakes, showing progress: what the jobs are made of."""
+
+import os
+
+# OpenMP reads this when torch is imported, which the jobs do after this package. Threads that wait for the next operation
+# spin for some 10 ms by default. With the cores to themselves 20,000 turns of that do nearly as well; on a busy machine the
+# spinning ones keep those from running that they wait for (benchmarks/threads.py, docs/running.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")

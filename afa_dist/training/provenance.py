@@ -78,7 +78,7 @@ def _code() -> dict[str, str | None]:
     if top is None or Path(top.strip()) != folder:  # installed, perhaps inside the checkout of something else
         return {"commit": None, "diff_sha256": None}
     commit = _git(folder, "rev-parse", "HEAD")
-    diff = _git(folder, "diff", "HEAD")
+    diff = _git(folder, "diff", "HEAD", "--", ".", ":!results")  # records that a grid has written are not code
     return {
         "commit": commit.strip() if commit else None,
         "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
