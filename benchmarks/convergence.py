@@ -10,7 +10,6 @@ results/<data>/<norm>/convergence.json and .png.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import subprocess
 import sys
@@ -79,7 +78,7 @@ def make_record(arguments: argparse.Namespace, runs: dict[float, Path]) -> dict[
     start = json.loads((first / "provenance.json").read_text())["starts"][-1]
     return {
         "data": arguments.data_name or config["data"]["name"],
-        "training_images": config["data"]["train_limit"] or "all",
+        "training_images": limit - config["data"]["held_out"] if (limit := config["data"]["train_limit"]) else "all",
         "threat": {name: config["attack"][name] for name in ("norm", "eps")},
         "seed": config["seed"],
         "recipe": arguments.recipe.name,
@@ -87,7 +86,7 @@ def make_record(arguments: argparse.Namespace, runs: dict[float, Path]) -> dict[
         "method": config["method"],
         "last": last,
         "curves": found,
-        "date": datetime.date.today().isoformat(),
+        "date": start["started"][:10],
         "versions": start["versions"],
         "code": start["code"],
         "hardware": start["hardware"],
