@@ -19,12 +19,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from afa_dist.cli import SPIN_COUNT
 from afa_dist.files import write_json
 from afa_dist.training.provenance import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 3
-SPIN = {"OpenMP's default": None, "the jobs' setting": "20000"}
+SPIN = {"OpenMP's default": None, "the jobs' setting": SPIN_COUNT}
 STEP = """
 import json, sys, time, torch
 from afa_dist.config import ModelConfig

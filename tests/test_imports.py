@@ -1,9 +1,12 @@
 """What may import what."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from afa_dist.cli import SPIN_COUNT
 
 ROOT = Path(__file__).parents[1]
 CORE = {"torch", "torchvision", "numpy", "pyarrow", "safetensors"}
@@ -19,6 +22,22 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return found
+
+
+def test_the_jobs_tell_openmp_how_to_wait_before_torch_is_there():
+    program = "import os, sys, afa_dist.cli; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    plain = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    for env, count in ((plain, SPIN_COUNT), ({**plain, "GOMP_SPINCOUNT": "7"}, "7")):
+        done = subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True)
+        assert done.stdout.split() == [count, "False"]
+    for job in sorted((ROOT / "jobs").glob("*.py")):
+        first = next(name for name in ordered_imports(job) if name.startswith(("afa_dist", "torch")))
+        assert first.startswith("afa_dist.cli"), job
+
+
+def ordered_imports(path: Path) -> list[str]:
+    nodes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes]
 
 
 def test_imports_point_one_way():

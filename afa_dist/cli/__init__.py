@@ -2,7 +2,9 @@
 
 import os
 
+SPIN_COUNT = "20000"
+
 # OpenMP reads this when torch is imported, which the jobs do after this package. Threads that wait for the next operation
 # spin for some 10 ms by default. With the cores to themselves 20,000 turns of that do nearly as well; on a busy machine the
 # spinning ones keep those from running that they wait for (benchmarks/threads.py, docs/running.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

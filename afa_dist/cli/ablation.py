@@ -116,15 +116,16 @@ def describe(config: AblationConfig, grid: Grid) -> None:
 
 
 def execute(config: AblationConfig, grid: Grid) -> None:
-    """Run what is wanted and not finished, then write what there is of the whole grid.
+    """Run what is wanted and not finished, then show and write what there is of the whole grid.
 
     Raises:
         TrainingError: some runs failed; the record holds the others.
+        UserError: the record would take the place of one that has more.
     """
     describe(config, grid)
     cells = grid.wanted
     waiting = [cell for cell in cells if not cell.finished]
-    failed = []
+    failed, problems = [], []
     if waiting:
         with StageProgress("grid", unit="run", total=len(cells)) as progress:
             failed = run_all(waiting, config.parallel, len(cells), progress)
@@ -132,15 +133,21 @@ def execute(config: AblationConfig, grid: Grid) -> None:
     if finished:
         missing = [f"{cell.variant}/seed{cell.seed}" for cell in grid.cells if not cell.finished]
         record = record_of(grid.name, finished, config, missing)
-        raise_any(record_problems(record, config))
-        paths = write_report(record, Path(config.results_dir))
         say(markdown(record))
-        say(f"written: {', '.join(str(path) for path in paths)}")
-        if not any(path.suffix == ".png" for path in paths):
-            say("no plot: matplotlib is not installed (the extra `plots`)")
+        problems = [*record_problems(record, config)]
+        if not problems:
+            _write(record, Path(config.results_dir))
     if failed:
         lines = "; ".join(f"{cell.variant} with seed {cell.seed} ({reason})" for cell, reason in failed)
         raise TrainingError(f"{len(failed)} of {len(cells)} runs failed: {lines}. The same command tries them again")
+    raise_any(problems)
+
+
+def _write(record: dict[str, Any], folder: Path) -> None:
+    paths = write_report(record, folder)
+    say(f"written: {', '.join(str(path) for path in paths)}")
+    if not any(path.suffix == ".png" for path in paths):
+        say("no plot: matplotlib is not installed (the extra `plots`)")
 
 
 def cost(run: PipelineRun) -> int:

@@ -14,7 +14,7 @@ from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem
 from afa_dist.report.ablation import compared, model_record, record_path, surroundings
-from afa_dist.report.kept import losses
+from afa_dist.report.overwriting import figures_lost
 
 SHOWN = 4
 """Differences named in a message."""
@@ -68,7 +68,7 @@ def record_of(name: str, cells: Sequence[Cell], config: AblationConfig, missing:
 def record_problems(record: Mapping[str, Any], config: AblationConfig) -> Iterator[Problem]:
     """Why the results folder cannot take this record or plan: what lies there is of other runs."""
     path = record_path(record, Path(config.results_dir))
-    if lost := losses(path, record):
+    if lost := figures_lost(path, record):
         shown = "; ".join(lost[:SHOWN]) + ("; ..." if len(lost) > SHOWN else "")
         what = f"{path} holds what this grid would overwrite ({shown}); choose another folder or --name, or move it away"
         yield Problem("ablation.results_dir", what)

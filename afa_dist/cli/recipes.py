@@ -109,10 +109,12 @@ def _without(values: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, An
     """`values` less the single options that `said` has too. The name and the stages of a recipe are not options."""
     kept = {}
     for key, value in values.items():
-        both = isinstance(value, Mapping), isinstance(said.get(key), Mapping)
-        if all(both):
-            kept[key] = _without(value, said[key])
-        elif any(both) or key not in said or key == "name":  # `model` is a section in training and a path in evaluation
+        other = said.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            kept[key] = _without(value, other)
+        elif isinstance(value, Mapping) or isinstance(other, Mapping):
+            kept[key] = value  # `model` is a section in training and a path in evaluation
+        elif key not in said or key == "name":
             kept[key] = value
     return kept
 

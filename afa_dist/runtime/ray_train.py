@@ -107,8 +107,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_shared(directory: RunDirectory, start: str) -> None:
     """Make sure that this node sees the directory the driver wrote to: checkpoints must survive a change of node."""
-    starts = (directory.read_json("provenance.json") or {"starts": []})["starts"]
-    if not any(entry.get("start") == start for entry in starts):
+    if not any(entry.get("start") == start for entry in directory.starts()):
         where = f"{directory.path} on {socket.gethostname()} is not the folder that the driver sees"
         raise UserError.one("runs_dir", f"{where}; use a folder that all nodes share")
 

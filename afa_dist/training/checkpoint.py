@@ -113,6 +113,12 @@ class CheckpointStore:
             raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
         return Checkpoint(step, model, optimiser, state, averaged)
 
+    def weights_sha256(self, checkpoint: Checkpoint) -> str:
+        """SHA-256 of the file with the `weights` of a checkpoint that was loaded, and so verified."""
+        manifest = json.loads((self.path(checkpoint.step) / "manifest.json").read_text())
+        name = "averaged.safetensors" if checkpoint.averaged else "model.safetensors"
+        return str(manifest["files"][name]["sha256"])
+
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, with a warning for each damaged one that is passed over.
 

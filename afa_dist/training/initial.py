@@ -44,9 +44,7 @@ def initial_sha256(init: str) -> str:
     """
     if is_weights_file(init):
         return sha256(runs_root(init))
-    best = _best(init)
-    folder = pretraining_directory(init).checkpoints.path(best.step)
-    return sha256(folder / ("averaged.safetensors" if best.averaged else "model.safetensors"))
+    return pretraining_directory(init).checkpoints.weights_sha256(_best(init))
 
 
 def is_weights_file(init: str) -> bool:

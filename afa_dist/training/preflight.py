@@ -29,21 +29,26 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
 def directory_problems(run: TrainingRun) -> Iterator[Problem]:
     """Mistakes that show in the run directory and in the one this run starts from."""
     yield from RunDirectory.of(run).problems(run)
-    if isinstance(run, FinetuneRun) and run.init != "scratch" and not is_weights_file(run.init):
+    if isinstance(run, FinetuneRun):
+        yield from _start_problems(run)
+        yield from _other_start_problems(run)
+
+
+def _start_problems(run: FinetuneRun) -> Iterator[Problem]:
+    """Whether `init` is a finished run, if it is one at all."""
+    if run.init != "scratch" and not is_weights_file(run.init):
         start = pretraining_directory(run.init)
         summary = start.read_json("summary.json") if start.path.is_dir() else None
         if not start.path.is_dir():
             yield Problem("init", f"{run.init} is not a folder; give the run directory of a pre-training run, or scratch")
         elif summary is None:
             yield Problem("init", f"{run.init} is not a finished training run (it has no summary.json); finish it first")
-    if isinstance(run, FinetuneRun):
-        yield from _other_start_problems(run)
 
 
 def _other_start_problems(run: FinetuneRun) -> Iterator[Problem]:
     """Whether `init` holds other weights than those that the run in the directory was started from."""
     directory = RunDirectory.of(run)
-    recorded = directory.first_start().get("init_sha256") if directory.has_results() else None
+    recorded = directory.last_start().get("init_sha256") if directory.has_results() else None
     if recorded is None:
         return
     try:
@@ -71,7 +76,7 @@ def model_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
 
 def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     """Why the weights a fine-tuning run is to start from cannot be used."""
-    if not isinstance(run, FinetuneRun) or run.init == "scratch" or any(directory_problems(run)):
+    if not isinstance(run, FinetuneRun) or run.init == "scratch" or any(_start_problems(run)):
         return
     try:
         net = build_classifier(run.model, data_shape(splits))

@@ -82,14 +82,19 @@ class RunDirectory:
 
     def data_problems(self, fingerprint: str) -> Iterator[Problem]:
         """Whether the images are still those of the earlier start."""
-        starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
-        if self.has_results() and starts and starts[-1].get("data_fingerprint", fingerprint) != fingerprint:
+        if self.has_results() and self.last_start().get("data_fingerprint", fingerprint) != fingerprint:
             yield Problem("data", f"the images are not those that {self.path} was started with; choose another name")
 
-    def first_start(self) -> dict[str, Any]:
-        """Provenance of the start that made this directory; empty where there was none."""
-        starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
-        return starts[0] if starts else {}
+    def starts(self) -> list[dict[str, Any]]:
+        """Provenance of every start of the run, in their order."""
+        return list((self.read_json("provenance.json") or {"starts": []})["starts"])
+
+    def last_start(self) -> dict[str, Any]:
+        """Provenance of the last start; empty where there was none.
+
+        What it was started with is what its results are of: a start that would change that is refused if there are any.
+        """
+        return (self.starts() or [{}])[-1]
 
     @contextlib.contextmanager
     def locked(self, patience_seconds: float = 10.0) -> Iterator[None]:
@@ -120,21 +125,17 @@ class RunDirectory:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(to_mapping(run), sort_keys=False))
-        earlier = self.read_json("provenance.json") or {"starts": []}
-        write_json(self.path / "provenance.json", {"starts": [*earlier["starts"], dict(provenance)]})
+        write_json(self.path / "provenance.json", {"starts": [*self.starts(), dict(provenance)]})
 
     def add_seconds(self, seconds: float) -> None:
         """Note that the present start has trained for `seconds` more."""
-        provenance = self.read_json("provenance.json")
-        if provenance:
-            start = provenance["starts"][-1]
-            start["seconds"] = round(start.get("seconds", 0.0) + seconds, 1)
-            write_json(self.path / "provenance.json", provenance)
+        if starts := self.starts():
+            starts[-1]["seconds"] = round(starts[-1].get("seconds", 0.0) + seconds, 1)
+            write_json(self.path / "provenance.json", {"starts": starts})
 
     def seconds(self) -> float:
         """Time trained in all starts together, as far as it was noted; steps repeated after a stop count twice."""
-        starts = (self.read_json("provenance.json") or {"starts": []})["starts"]
-        return round(sum(start.get("seconds", 0.0) for start in starts), 1)
+        return round(sum(start.get("seconds", 0.0) for start in self.starts()), 1)
 
     def read_config(self) -> dict[str, Any]:
         """The recorded specification, or an empty mapping."""

@@ -11,14 +11,10 @@ from afa_dist.config import (
     CheckpointConfig,
     ClassifierAttackConfig,
     ContrastiveAttackConfig,
-    DataConfig,
     FinetuneRun,
-    ModelConfig,
     OptimiserConfig,
     PretrainRun,
     ScheduleConfig,
-    TrackingConfig,
-    ValidationConfig,
 )
 from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
@@ -28,15 +24,9 @@ from afa_dist.training.initial import load_encoder
 from afa_dist.training.job import data_shape, make_step
 from afa_dist.training.preflight import directory_problems
 from afa_dist.training.run_dir import RunDirectory
+from tests.training.test_resume import SMALL as BASE
 
-SMALL = {
-    "data": DataConfig(train_limit=300),
-    "model": ModelConfig(width=8, projection_dim=16),
-    "schedule": ScheduleConfig(epochs=4, batch_size=64),
-    "validation": ValidationConfig(steps=2),
-    "checkpoint": CheckpointConfig(keep_last=2),
-    "tracking": TrackingConfig(tensorboard=False),
-}
+SMALL = {**BASE, "schedule": ScheduleConfig(epochs=4, batch_size=64), "checkpoint": CheckpointConfig(keep_last=2)}
 PRETRAIN = PretrainRun(**SMALL, name="features", attack=ContrastiveAttackConfig(eps=0.1, steps=2))
 LINEAR = FinetuneRun(
     **SMALL, name="classifier", mode="linear", init="features", attack=ClassifierAttackConfig(eps=0.1, steps=2)
@@ -110,6 +100,11 @@ def test_a_run_goes_on_only_with_the_weights_that_it_was_started_from(splits, tm
     pretrained(tmp_path, splits, seed=1)
     (problem,) = directory_problems(run)
     assert problem.where == "init" and "other weights" in problem.what and str(directory.path) in problem.what
+    # One that left nothing behind is started with what there is now, and goes on with that.
+    begun = RunDirectory.of(dataclasses.replace(run, name="begun"))
+    begun.create(run, {"init_sha256": "of other weights"})
+    again, _ = fit(dataclasses.replace(run, name="begun"), splits)
+    assert again.path == begun.path and list(directory_problems(dataclasses.replace(run, name="begun"))) == []
     load_encoder(net := make_step(run, data_shape(splits), World()).net, str(tmp_path / "aside"))
     assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items() if name.startswith("encoder."))
     recorded = json.loads((directory.path / "provenance.json").read_text())["starts"][0]

@@ -11,7 +11,7 @@ SAME = ("threat", "part", "attacks", "images", "data_fingerprint")
 """What one record has one value of."""
 
 
-def losses(path: Path, new: Mapping[str, Any]) -> list[str]:
+def figures_lost(path: Path, new: Mapping[str, Any]) -> list[str]:
     """Why `new` must not be written over the record at `path`: figures of other runs, or of runs that `new` lacks.
 
     What one of both does not say is not compared, so that a plan (variants with their seeds and options, not yet any
