@@ -11,6 +11,7 @@ from afa_dist.config import (
     CheckpointConfig,
     ClassifierAttackConfig,
     ContrastiveAttackConfig,
+    DataConfig,
     FinetuneRun,
     OptimiserConfig,
     PretrainRun,
@@ -26,7 +27,12 @@ from afa_dist.training.preflight import directory_problems
 from afa_dist.training.run_dir import RunDirectory
 from tests.training.test_resume import SMALL as BASE
 
-SMALL = {**BASE, "schedule": ScheduleConfig(epochs=4, batch_size=64), "checkpoint": CheckpointConfig(keep_last=2)}
+SMALL = {
+    **BASE,
+    "data": DataConfig(train_limit=300),
+    "schedule": ScheduleConfig(epochs=4, batch_size=64),
+    "checkpoint": CheckpointConfig(keep_last=2),
+}
 PRETRAIN = PretrainRun(**SMALL, name="features", attack=ContrastiveAttackConfig(eps=0.1, steps=2))
 LINEAR = FinetuneRun(
     **SMALL, name="classifier", mode="linear", init="features", attack=ClassifierAttackConfig(eps=0.1, steps=2)
