@@ -40,15 +40,24 @@ def main() -> int:
     base = ROOT / "results" / record["data"] / record["threat"]["norm"] / "convergence"
     base.parent.mkdir(parents=True, exist_ok=True)
     write_json(base.with_suffix(".json"), record)
-    panels = {name: record["curves"][name] for name in ("loss", "held-out clean", "held-out robust")}
-    note = f"AFA pre-training, {record['data']} ({record['training_images']} images), eps {record['threat']['eps']:.4g}"
-    curves(panels, f"{note}, seed {record['seed']}", base.with_suffix(".png"), legend="learning rate")
+    draw(record, base.with_suffix(".png"))
     for rate, last in record["last"].items():
         print(
             f"lr {rate}: loss {last['loss']:.3f}, held-out clean {last['clean_acc']:.3f}, robust {last['robust_acc']:.3f}"
         )
     print(f"record: {base.relative_to(ROOT)}.json")
     return 0
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    panels = {"loss": record["curves"]["loss"]}
+    for name in ("clean", "robust"):
+        lines = record["curves"][f"held-out {name}"]
+        panels[f"held-out {name} accuracy (%)"] = {
+            k: [[epoch, 100 * value] for epoch, value in v] for k, v in lines.items()
+        }
+    note = f"AFA pre-training, {record['data']} ({record['training_images']} images), eps {record['threat']['eps']:.4g}"
+    curves(panels, f"{note}, seed {record['seed']}", path, legend="learning rate")
 
 
 def pretrain(arguments: argparse.Namespace, rate: float, options: list[str]) -> Path | None:

@@ -72,7 +72,7 @@ def main() -> int:
     base.parent.mkdir(parents=True, exist_ok=True)
     write_json(base.with_suffix(".json"), record)
     attack = f"{run.attack.norm} {run.attack.eps:.4g}"
-    title = f"{record['data']}: features of {len(test)} test images; crosses: attacked at {attack}"
+    title = f"{record['data']}: features of {len(test)} test images; dots: clean, crosses: attacked at {attack}"
     panels = {when: (*plane(*pair), y) for when, pair in measured.items()}
     scatter_pairs(panels, test.classes, title, base.with_suffix(".png"))
     print(json.dumps(record["cosine"], indent=2))

@@ -93,7 +93,7 @@ class FinetuneRun(TrainingRun):
         "what to start from: the run directory of a pre-training run (its best weights), a .safetensors file with "
         "published weights of a resnet or wrn, or scratch",
     )
-    mode: Literal["linear", "full"] = setting("linear", "train the linear classifier only (AFA's own), or everything")
+    mode: Literal["linear", "full"] = setting("linear", "train the linear classifier only (as AFA does), or everything")
     objective: Literal["pgd", "ce", "trades"] = setting(
         "pgd",
         "cross-entropy on adversarial images (pgd, 1706.06083), on clean ones (ce), or on clean ones plus beta times the "

@@ -117,7 +117,7 @@ class ValidationConfig(Section):
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class ScalingConfig(Section):
-    """On what it runs. Results do not depend on it, beyond rounding."""
+    """On what it runs. Results do not depend on it, beyond rounding, but for `precision`."""
 
     workers: int = setting(
         -1,
@@ -149,4 +149,8 @@ class TrackingConfig(Section):
     """What is recorded beside metrics.jsonl, which always is."""
 
     tensorboard: bool = setting(True, "write TensorBoard files into the run directory")
-    log_every_steps: int = setting(10, "steps between two rows of training metrics", ge=1)
+    log_every_steps: int = setting(
+        10,
+        "steps between two rows of training metrics; there are rows after the first step and at checkpoints as well",
+        ge=1,
+    )

@@ -8,10 +8,13 @@ results/<data>/<norm>/<name>.png     clean against robust accuracy (needs the ex
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import t
 
 from afa_dist.files import write_json, write_text
 
@@ -128,6 +131,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         cells = [variant["title"], str(len(variant["seeds"])), *cells]
         lines.append("| " + " | ".join([*cells, str(variant["passes"]), f"{seconds:.0f}"]) + " |")
     lines += ["", f"± is the standard deviation over n seeds; {_image_error(record)}."]
+    lines += _difference_error(record)
     if record["missing"]:
         lines += ["", f"Not finished: {', '.join(record['missing'])}."]
     if len(record["code"]) > 1:
@@ -145,6 +149,16 @@ def _image_error(record: Mapping[str, Any]) -> str:
     ]
     open_still = f"{record['images']} images leave ± {50 * max(widths):.1f} more (95 %) in {attack}"
     return f"{open_still}, much of it shared by all rows, which are measured on the same images"
+
+
+def _difference_error(record: Mapping[str, Any]) -> list[str]:
+    """How far the ± of a difference is from an interval that would show one, where there are differences."""
+    counts = {len(d["values"]) for variant in record["variants"].values() for d in variant.get("difference", {}).values()}
+    factors = {n: t.ppf(0.975, n - 1) / math.sqrt(n) for n in sorted(counts) if n > 1}
+    return [
+        f"\nOver {n} seeds a 95 % interval of a mean difference is {factor:.1f} times as wide as its ± (t distribution)."
+        for n, factor in factors.items()
+    ]
 
 
 def _percent(value: Mapping[str, Any], sign: str = "") -> str:
