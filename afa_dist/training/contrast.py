@@ -38,9 +38,10 @@ class Contrast:
     """The loss of arXiv 2402.12187 with the choices of `method`, for the workers' shares of one batch."""
 
     method: MethodConfig
+    classes: int
 
     def loss(self, z_adv_BD: torch.Tensor, z_clean_BD: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Loss of each anchor of this worker, shape (A,): B, or 2B with clean anchors as well.
+        """Mean loss of this worker's anchors, shape (): B of them, or 2B with clean anchors as well.
 
         Keys are gathered from all workers, with exact gradients.
         """
@@ -48,14 +49,15 @@ class Contrast:
         clean_GD = None if kinds == "adversarial" else gather(z_clean_BD)
         adversarial_GD = None if kinds == "clean" else gather(z_adv_BD)
         keys = self._assemble(batch, gather_detached(y), clean_GD, adversarial_GD)
-        loss_A = self._compare(z_adv_BD, y, keys, self_B=keys.adversarial_B, copy_B=keys.clean_B)
-        if self.method.anchors == "both":
-            loss_clean_A = self._compare(z_clean_BD, y, keys, self_B=keys.clean_B, copy_B=keys.adversarial_B)
-            loss_A = torch.cat([loss_A, loss_clean_A])
-        return loss_A
+        if self.method.anchors == "adversarial":
+            return self._compare(z_adv_BD, y, keys, self_A=keys.adversarial_B, copy_A=keys.clean_B) / len(y)
+        itself = torch.cat([keys.adversarial_B, keys.clean_B])
+        other = torch.cat([keys.clean_B, keys.adversarial_B])
+        z_AD = torch.cat([z_adv_BD, z_clean_BD])
+        return self._compare(z_AD, y.repeat(2), keys, self_A=itself, copy_A=other) / len(z_AD)
 
     def objective(self, embed: Embed, batch: Batch, clean_BCHW: torch.Tensor, *, clean_keys: bool) -> Objective:
-        """What an attack on the loss maximises: the loss of adversarial anchors.
+        """What an attack on the loss maximises: the sum of the losses of adversarial anchors.
 
         The clean images pass through the network here, once. With `clean_keys`, or where the loss has no others,
         nothing is communicated inside the attack's loop.
@@ -70,7 +72,7 @@ class Contrast:
         def objective(x_adv_BCHW: torch.Tensor) -> torch.Tensor:
             z_adv = embed(x_adv_BCHW)
             keys = self._assemble(batch, labels_G, clean_GD, None if kinds == "clean" else gather(z_adv))
-            return self._compare(z_adv, batch.labels_B, keys, self_B=keys.adversarial_B, copy_B=keys.clean_B)
+            return self._compare(z_adv, batch.labels_B, keys, self_A=keys.adversarial_B, copy_A=keys.clean_B)
 
         return objective
 
@@ -90,7 +92,7 @@ class Contrast:
         )
 
     def _compare(
-        self, z_AD: torch.Tensor, y_A: torch.Tensor, keys: Keys, *, self_B: torch.Tensor, copy_B: torch.Tensor
+        self, z_AD: torch.Tensor, y_A: torch.Tensor, keys: Keys, *, self_A: torch.Tensor, copy_A: torch.Tensor
     ) -> torch.Tensor:
         method = self.method
         return afa_loss(
@@ -99,8 +101,9 @@ class Contrast:
             y_A,
             keys.labels_K,
             temperature=method.temperature,
-            self_A=self_B,
-            own_copy_A=copy_B,
+            classes=self.classes,
+            self_A=self_A,
+            own_copy_A=copy_A,
             own_copy=method.own_copy,
             denominator=method.denominator,
         )

@@ -35,7 +35,7 @@ class FinetuneStep:
         self.forward: nn.Module = JointForward(net) if isinstance(net, JointNet) else net
         self.run = run
         self.bf16 = bf16
-        self.contrast = Contrast(run.method)
+        self.contrast = Contrast(run.method, net.linear.out_features)
         if run.mode == "linear":
             net.encoder.requires_grad_(False)
 
@@ -86,9 +86,9 @@ class FinetuneStep:
         sums = {}
         if run.afa_weight > 0:
             z_adv, z_clean = out.embeddings_BD.chunk(2)
-            afa_A = self.contrast.loss(z_adv, z_clean, batch)
-            loss = loss + run.afa_weight * afa_A.mean()
-            sums["afa_loss"] = (afa_A.detach().sum(), afa_A.shape[0])
+            afa = self.contrast.loss(z_adv, z_clean, batch)
+            loss = loss + run.afa_weight * afa
+            sums["afa_loss"] = (afa.detach() * n, n)
         if run.objective != "ce":
             sums["robust_acc"] = (correct(adv_logits, y), n)
         if both or run.objective == "ce":

@@ -28,7 +28,7 @@ class PretrainStep:
         self.forward: nn.Module = net
         self.run = run
         self.bf16 = bf16
-        self.contrast = Contrast(run.method)
+        self.contrast = Contrast(run.method, net.probe.out_features)
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.net.parameters())
@@ -63,14 +63,14 @@ class PretrainStep:
             out = self.forward(torch.cat([x_adv_BCHW, batch.other_view][:halves]))
         z_adv, z_clean = out.embeddings_BD[:n], out.embeddings_BD[-n:]
         adv_logits, clean_logits = out.probe_logits_BK[:n], out.probe_logits_BK[-n:]
-        loss_A = self.contrast.loss(z_adv, z_clean, batch)
+        loss = self.contrast.loss(z_adv, z_clean, batch)
         probe_loss = F.cross_entropy(adv_logits, y)
         sums = {
-            "loss": (loss_A.detach().sum(), loss_A.shape[0]),
+            "loss": (loss.detach() * n, n),
             "probe_robust_acc": (correct(adv_logits, y), n),
             "probe_clean_acc": (correct(clean_logits, y), n),
         }
-        return StepOutput(loss_A.mean() + probe_loss, sums)
+        return StepOutput(loss + probe_loss, sums)
 
     def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return self.net.classify(x_BCHW)

@@ -25,6 +25,8 @@ PACKAGES = (
     "scikit-learn",
     "pyautoattack",
     "timm",
+    "pytorch-metric-learning",
+    "torchattacks",
 )
 
 

@@ -9,9 +9,9 @@ from afa_dist.attacks import attack_mode
 from afa_dist.config import ContrastiveAttackConfig, MethodConfig, ModelConfig, PretrainRun
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
-from afa_dist.losses import afa_loss
 from afa_dist.models.build import DataShape
 from afa_dist.training.job import make_step
+from tests.losses.naive import dense_afa_loss
 
 SHAPE = DataShape(1, (0.3,), (0.4,), tuple("abc"))
 
@@ -85,7 +85,7 @@ def attack_value(step, x_adv):
     b = batch()
     with attack_mode(step.net), torch.no_grad():
         z, keys = step.net.embed(x_adv), step.net.embed(b.images_BCHW)
-    return afa_loss(z, keys, b.labels_B, b.labels_B, temperature=0.1, own_copy_A=torch.arange(32))
+    return dense_afa_loss(z, keys, b.labels_B, b.labels_B, temperature=0.1, own_copy_A=torch.arange(32))
 
 
 def test_attack_raises_the_afa_loss_of_every_image():
@@ -100,7 +100,7 @@ def test_eps_zero_is_clean_supervised_contrast():
     b = batch()
     assert torch.equal(step.attack(b, 0, 0.0), b.images_BCHW)
     z = step.net.embed(b.images_BCHW)
-    clean = afa_loss(z, z, b.labels_B, b.labels_B, temperature=0.1).mean()
+    clean = dense_afa_loss(z, z, b.labels_B, b.labels_B, temperature=0.1).mean()
     probe = torch.nn.functional.cross_entropy(step.net.classify(b.images_BCHW), b.labels_B)
     assert output(step, 0.0).loss.item() == pytest.approx((clean + probe).item(), rel=1e-5)
 

@@ -1,0 +1,183 @@
+"""The streamed contrastive loss beside pytorch-metric-learning's SupConLoss and beside its bare matrix products.
+
+    python benchmarks/loss.py                    # 2,048 anchors and 16,384 keys, then 8,192 and 131,072 (ours alone)
+    python benchmarks/loss.py --threads 1 --repeats 9
+
+Value and gradients of anchors and keys, float32, 128 dimensions, 10 classes. Times are taken in turns in one process; the
+extra memory is the peak of a fresh process beyond what it held with the inputs (Linux). Prints a table and writes
+results/loss.json. Run it on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.losses import SupConLoss
+from pytorch_metric_learning.reducers import MeanReducer
+from rich.table import Table
+
+from afa_dist.cli.console import say
+from afa_dist.files import write_json
+from afa_dist.losses import afa_loss
+from afa_dist.training.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+DIM, CLASSES, TEMPERATURE = 128, 10, 0.1
+SIZES = {"compared": (2048, 16384), "large": (8192, 131072)}
+
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def ours(z: torch.Tensor, k: torch.Tensor, y: torch.Tensor, yk: torch.Tensor) -> torch.Tensor:
+    return afa_loss(z, k, y, yk, temperature=TEMPERATURE, classes=CLASSES) / len(z)
+
+
+def ours_attacking(z: torch.Tensor, k: torch.Tensor, y: torch.Tensor, yk: torch.Tensor) -> torch.Tensor:
+    return ours(z, k.detach(), y, yk)
+
+
+def theirs(z: torch.Tensor, k: torch.Tensor, y: torch.Tensor, yk: torch.Tensor) -> torch.Tensor:
+    return SupConLoss(temperature=TEMPERATURE, reducer=MeanReducer())(z, y, ref_emb=k, ref_labels=yk)
+
+
+LOSSES = {"ours": ours, "ours, anchors' gradient only": ours_attacking, "pytorch-metric-learning": theirs}
+
+
+def make_inputs(anchors: int, keys: int) -> Inputs:
+    g = torch.Generator().manual_seed(0)
+    z = F.normalize(torch.randn(anchors, DIM, generator=g), dim=1)
+    k = F.normalize(torch.randn(keys, DIM, generator=g), dim=1)
+    y, yk = (torch.randint(0, CLASSES, (count,), generator=g) for count in (anchors, keys))
+    return z.requires_grad_(), k.requires_grad_(), y, yk
+
+
+def backward(loss: Callable[..., torch.Tensor], inputs: Inputs) -> None:
+    inputs[0].grad = inputs[1].grad = None
+    loss(*inputs).backward()
+
+
+def bare_products(inputs: Inputs, count: int) -> None:
+    """Similarities, then the gradients of the anchors and (count 3) of the keys from a matrix of their size."""
+    z, k = inputs[0].detach(), inputs[1].detach()
+    similarities = z @ k.T
+    _ = similarities @ k
+    if count == 3:
+        _ = similarities.T @ z
+
+
+def seconds(inputs: Inputs, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every repeat, the candidates in turns so that a drift of the machine hits all."""
+    work: dict[str, Callable[[], None]] = {name: lambda f=f: backward(f, inputs) for name, f in LOSSES.items()}
+    work["three bare products"] = lambda: bare_products(inputs, 3)
+    work["two bare products"] = lambda: bare_products(inputs, 2)
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    for repeat in range(repeats + 1):
+        for name, run in work.items():
+            start = time.perf_counter()
+            run()
+            if repeat:  # the first one warms up
+                taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def memory_and_seconds(name: str, size: str, threads: int) -> dict[str, float]:
+    """Extra memory in MB, and seconds, of one evaluation in a fresh process."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--alone", name, size]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout))
+
+
+def alone(name: str, size: str) -> None:
+    tiny, inputs = make_inputs(8, 16), make_inputs(*SIZES[size])
+    backward(LOSSES[name], tiny)  # what libraries allocate once
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = _memory("VmRSS"), time.perf_counter()
+    backward(LOSSES[name], inputs)
+    print(json.dumps({"extra_mb": _memory("VmHWM") - before, "seconds": time.perf_counter() - start}))
+
+
+def _memory(field: str) -> float:
+    """A field of this process's status, MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+
+
+def ratios(taken: dict[str, list[float]], memory: dict[str, list[float]]) -> dict[str, float]:
+    """Each the median over repeats of the ratio within a repeat."""
+
+    def ratio(above: list[float], below: list[float]) -> float:
+        return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
+
+    other = "pytorch-metric-learning"
+    return {
+        "times faster than pytorch-metric-learning": ratio(taken[other], taken["ours"]),
+        "its memory against ours": ratio(memory[other], memory["ours"]),
+        "time against three bare products": ratio(taken["ours"], taken["three bare products"]),
+        "anchors only: time against two bare products": ratio(
+            taken["ours, anchors' gradient only"], taken["two bare products"]
+        ),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.alone:
+        alone(*options.alone)
+        return 0
+
+    taken = seconds(make_inputs(*SIZES["compared"]), options.repeats)
+    memory: dict[str, list[float]] = {
+        name: [memory_and_seconds(name, "compared", options.threads)["extra_mb"] for _ in range(3)] for name in LOSSES
+    }
+    large = [memory_and_seconds("ours", "large", options.threads) for _ in range(3)]
+    record: dict[str, Any] = {
+        "what": f"value and gradients, float32, {DIM} dimensions, {CLASSES} classes",
+        "sizes (anchors, keys)": SIZES,
+        "seconds": taken,
+        "extra_mb": memory,
+        "large": large,
+        "ratios": ratios(taken, memory),
+        "threads": options.threads,
+        **provenance(seed=0, data_fingerprint="drawn by the script"),
+    }
+    show(record)
+    options.results.mkdir(parents=True, exist_ok=True)
+    write_json(options.results / "loss.json", record)
+    return 0
+
+
+def show(record: dict[str, Any]) -> None:
+    anchors, keys = SIZES["compared"]
+    table = Table(f"{anchors} anchors, {keys} keys", "ms, median (min to max)", "extra MB")
+    for name, values in record["seconds"].items():
+        ms = [1000 * value for value in values]
+        extra = record["extra_mb"].get(name)
+        shown = f"{statistics.median(extra):.0f}" if extra else ""
+        table.add_row(name, f"{statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f})", shown)
+    say(table)
+    for name, value in record["ratios"].items():
+        say(f"{name}: {value:.2f}")
+    anchors, keys = SIZES["large"]
+    extra, taken = (statistics.median(row[field] for row in record["large"]) for field in ("extra_mb", "seconds"))
+    say(f"{anchors} anchors, {keys} keys: {taken:.1f} s, {extra:.0f} MB extra (medians of {len(record['large'])})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
