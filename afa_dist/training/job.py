@@ -15,6 +15,7 @@ from afa_dist.distributed import World, derive_seed
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_joint
 from afa_dist.models.export import save_classifier
+from afa_dist.models.networks import Classifier
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.initial import load_encoder
 from afa_dist.training.loop import Trainer
@@ -97,11 +98,15 @@ def _new_step(run: TrainingRun, shape: DataShape, bf16: bool) -> PretrainStep | 
     if isinstance(run, PretrainRun):
         return PretrainStep(build_contrastive(run.model, run.method, shape), run, bf16)
     assert isinstance(run, FinetuneRun)
-    joint = run.afa_weight > 0
-    net = build_joint(run.model, run.method, shape) if joint else build_classifier(run.model, shape)
+    net = classifier_of(run, shape)
     if run.init != "scratch":
         load_encoder(net, run.init)
     return FinetuneStep(net, run, bf16)
+
+
+def classifier_of(run: FinetuneRun, shape: DataShape) -> Classifier:
+    """The network of fine-tuning, for joint training with a projection head beside the classifier; fresh weights."""
+    return build_joint(run.model, run.method, shape) if run.afa_weight > 0 else build_classifier(run.model, shape)
 
 
 def wrap(net: nn.Module, world: World) -> nn.Module:

@@ -9,10 +9,10 @@ from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, TrainingError, UserError
-from afa_dist.models.build import build_classifier, build_encoder
+from afa_dist.models.build import build_encoder
 from afa_dist.training.checkpoint import DamagedCheckpoint
 from afa_dist.training.initial import initial_sha256, is_weights_file, load_encoder, pretraining_directory
-from afa_dist.training.job import data_shape
+from afa_dist.training.job import classifier_of, data_shape
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -79,7 +79,7 @@ def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     if not isinstance(run, FinetuneRun) or run.init == "scratch" or any(_start_problems(run)):
         return
     try:
-        net = build_classifier(run.model, data_shape(splits))
+        net = classifier_of(run, data_shape(splits))
     except UserError:
         return  # `model_problems` reports it
     try:
@@ -90,9 +90,22 @@ def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
         yield from error.problems
     if is_weights_file(run.init):
         return
+    _warn_of_other_layer(run)
     if pretraining_directory(run.init).read_json("summary.json")["data_fingerprint"] != splits.fingerprint():
         warnings.warn(
             f"{run.init} was pre-trained on other images than these: if it saw the held-out ones, the choice of the best "
             "checkpoint is too optimistic (test accuracies are not affected)",
             stacklevel=2,
+        )
+
+
+def _warn_of_other_layer(run: FinetuneRun) -> None:
+    """Joint training aligns the layer it is told to; after pre-training of another one that is easily overlooked."""
+    config = pretraining_directory(run.init).read_config()
+    layer = config.get("method", {}).get("layer", run.method.layer)
+    if run.afa_weight > 0 and layer != run.method.layer:
+        warnings.warn(
+            f"{run.init} aligned its {layer} layer, this run aligns the {run.method.layer} layer (method.layer), "
+            "so a projection head starts with fresh weights or is not used",
+            stacklevel=3,
         )

@@ -1,5 +1,7 @@
 """Which images a step sees, and what augmentation does to them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,24 @@ def test_ranks_share_one_global_batch(size):
         assert torch.equal(torch.cat([p.images_BCHW for p in parts]), whole.images_BCHW)
         assert torch.equal(torch.cat([p.labels_B for p in parts]), whole.labels_B)
         assert [p.start for p in parts] == [rank * 64 // size for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_two_views_are_two_draws_of_the_same_images(size):
+    def two(world=World()):
+        return dataclasses.replace(loader(world), two_views=True)
+
+    parts = [two(World(rank, size)).batch(3) for rank in range(size)]
+    first = torch.cat([part.images_BCHW for part in parts])
+    second = torch.cat([part.other_view for part in parts])
+    single = loader().batch(3)
+    assert single.second_BCHW is None and torch.equal(single.other_view, single.images_BCHW)
+    assert torch.equal(first, single.images_BCHW)
+    assert torch.equal(second, two().batch(3).second_BCHW)
+    moved = (first != second).flatten(1).any(dim=1)
+    assert 0.5 < moved.float().mean() < 1  # of 18 augmentations of an image some coincide
+    plain = dataclasses.replace(two(), augmentation=Augmentation()).batch(3)
+    assert torch.equal(plain.images_BCHW, plain.other_view)  # the same images, then
 
 
 def test_an_epoch_sees_no_image_twice_and_the_next_has_another_order():

@@ -24,7 +24,7 @@ from afa_dist.training.run_dir import RunDirectory
 
 BASE = FinetuneRun(
     mode="full",
-    data=DataConfig(train_limit=300),
+    data=DataConfig(train_limit=400, held_out=130),
     model=ModelConfig(width=8),
     attack=ClassifierAttackConfig(eps=0.1, steps=1),
     schedule=ScheduleConfig(epochs=4, batch_size=64),

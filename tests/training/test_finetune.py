@@ -14,6 +14,7 @@ from afa_dist.errors import UserError
 from afa_dist.models.build import DataShape, build_classifier
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.job import make_step
+from tests.losses.naive import dense_afa_loss
 
 SHAPE = DataShape(1, (0.3,), (0.4,), tuple("abc"))
 BASE = FinetuneRun(
@@ -38,11 +39,13 @@ def test_the_smoothing_of_pgd_training_is_that_of_its_cross_entropy():
     assert step.loss(batch(), x_adv).loss.item() == pytest.approx(-(target * log_p).sum(1).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"attack_of_bn": "batch"}, {"objective": "pgd", "attack_of_bn": "batch"}], ids=str)
-def test_batchnorm_in_the_attack_is_an_option(change):
+@pytest.mark.parametrize("objective", ["trades", "pgd"])
+def test_batchnorm_in_the_attack_is_an_option(objective):
     """With the statistics of the batch instead of those collected, gradients differ, and so do the images."""
-    normed = {"model_of_norm": "batch"}
-    assert not torch.equal(step_of(**normed, **change).attack(batch(), 0, 0.1), step_of(**normed).attack(batch(), 0, 0.1))
+    normed = {"objective": objective, "model_of_norm": "batch"}
+    x_adv = [step_of(**normed, attack_of_bn=bn).attack(batch(), 0, 0.1) for bn in ("batch", "eval", "eval")]
+    assert not torch.equal(x_adv[0], x_adv[1])
+    assert torch.equal(x_adv[1], x_adv[2])
 
 
 def step_of(**changes):
@@ -122,7 +125,9 @@ def values(step, x):
     b = batch()
     with attack_mode(step.net), torch.no_grad():
         clean, logits = step.net(b.images_BCHW), step.net(x)
-        afa = step.contrast.objective(step.net.embed, b, b.images_BCHW, clean_keys=True)(x)
+        z, keys, own = step.net.embed(x), step.net.embed(b.images_BCHW), torch.arange(len(x))
+        t = step.run.method.temperature
+        afa = dense_afa_loss(z, keys, b.labels_B, b.labels_B, temperature=t, own_copy_A=own)
     return {"ce": cross_entropy(logits, b.labels_B), "kl": kl_to_clean(logits, clean), "afa": afa}
 
 

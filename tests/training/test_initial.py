@@ -13,6 +13,7 @@ from afa_dist.config import (
     ContrastiveAttackConfig,
     DataConfig,
     FinetuneRun,
+    MethodConfig,
     OptimiserConfig,
     PretrainRun,
     ScheduleConfig,
@@ -21,9 +22,10 @@ from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.runtime.launch import launch
 from afa_dist.runtime.placement import Placement
+from afa_dist.training import loop
 from afa_dist.training.initial import load_encoder
 from afa_dist.training.job import data_shape, make_step
-from afa_dist.training.preflight import directory_problems
+from afa_dist.training.preflight import directory_problems, init_problems
 from afa_dist.training.run_dir import RunDirectory
 from tests.training.test_resume import SMALL as BASE
 
@@ -83,6 +85,19 @@ def test_the_best_validation_is_what_is_exported(splits, tmp_path):
     assert exported.keys() == kept.keys() and all(torch.equal(exported[name], kept[name]) for name in kept)
 
 
+@pytest.mark.parametrize(("objective", "chosen"), [("ce", 2), ("pgd", 3)])
+def test_clean_training_is_chosen_by_clean_accuracy_and_adversarial_by_robust(
+    objective, chosen, splits, tmp_path, monkeypatch
+):
+    """Validations in which the two disagree; of equals the one better in the other counts."""
+    measured = iter([(0.8, 0.1), (0.9, 0.2), (0.7, 0.3), (0.6, 0.3)])
+    monkeypatch.setattr(loop, "validate", lambda *_: dict(zip(("clean_acc", "robust_acc"), next(measured), strict=True)))
+    run = dataclasses.replace(LINEAR, runs_dir=str(tmp_path), mode="full", init="scratch", objective=objective)
+    directory, summary = fit(run, splits)
+    steps = [row["step"] for row in directory.metrics() if row["phase"] == "validation"]
+    assert summary["best"]["step"] == steps[chosen - 1]
+
+
 def test_joint_training_takes_the_projection_head_along(splits, tmp_path):
     features = pretrained(tmp_path, splits)
     run = dataclasses.replace(LINEAR, mode="full", afa_weight=1.0, init=str(features.path))
@@ -91,6 +106,18 @@ def test_joint_training_takes_the_projection_head_along(splits, tmp_path):
     head = {name.removeprefix("head."): value for name, value in weights.items() if name.startswith("head.")}
     assert head and head.keys() == net.head.state_dict().keys()
     assert all(torch.equal(net.head.state_dict()[name], value) for name, value in head.items())
+
+
+def test_a_head_that_does_not_fit_is_found_before_the_start_and_a_fresh_one_is_told_of(splits, tmp_path):
+    features = pretrained(tmp_path, splits)
+    run = dataclasses.replace(LINEAR, runs_dir=str(tmp_path), mode="full", afa_weight=1.0, init=str(features.path))
+    assert list(init_problems(run, splits)) == []
+    other = dataclasses.replace(run, model=dataclasses.replace(run.model, projection_dim=17))
+    assert [problem.where for problem in init_problems(other, splits)] == ["init"]
+    plain = dataclasses.replace(other, afa_weight=0.0)  # has no head
+    assert list(init_problems(plain, splits)) == []
+    with pytest.warns(UserWarning, match=r"aligned its projection layer.*method\.layer"):
+        assert not list(init_problems(dataclasses.replace(run, method=MethodConfig(layer="penultimate")), splits))
 
 
 def test_a_run_goes_on_only_with_the_weights_that_it_was_started_from(splits, tmp_path):

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from afa_dist.attacks import attack_mode
-from afa_dist.config import ContrastiveAttackConfig, MethodConfig, ModelConfig, PretrainRun
+from afa_dist.config import ContrastiveAttackConfig, DataConfig, MethodConfig, ModelConfig, PretrainRun
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
 from afa_dist.models.build import DataShape
-from afa_dist.training.job import make_step
+from afa_dist.training.job import data_shape, make_step
+from afa_dist.training.loop import Trainer
+from afa_dist.training.run_dir import RunDirectory
 from tests.losses.naive import dense_afa_loss
 
 SHAPE = DataShape(1, (0.3,), (0.4,), tuple("abc"))
@@ -103,6 +105,14 @@ def test_eps_zero_is_clean_supervised_contrast():
     clean = dense_afa_loss(z, z, b.labels_B, b.labels_B, temperature=0.1).mean()
     probe = torch.nn.functional.cross_entropy(step.net.classify(b.images_BCHW), b.labels_B)
     assert output(step, 0.0).loss.item() == pytest.approx((clean + probe).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("views", ["same", "independent"])
+def test_a_run_trains_on_the_views_that_it_asks_for(views, digits, tmp_path):
+    run = PretrainRun(data=DataConfig(crop_padding=1), method=MethodConfig(views=views), model=ModelConfig(width=8))
+    step = make_step(run, data_shape(digits), World())
+    batch = Trainer(step, run, digits, RunDirectory(tmp_path), World(), lambda row: None).loader.batch(0)
+    assert torch.equal(batch.images_BCHW, batch.other_view) == (views == "same")
 
 
 def test_two_clean_views_are_supcon():
