@@ -55,6 +55,9 @@ def load_splits(config: DataConfig) -> DataSplits:
     train, test = parts
     if train.shape != test.shape or train.classes != test.classes:
         what = f"{train.shape} with {len(train.classes)} classes and {test.shape} with {len(test.classes)}"
+        if len(train.classes) == len(test.classes):
+            other = [pair for pair in zip(train.classes, test.classes, strict=True) if pair[0] != pair[1]]
+            what += "".join(f"; {ours} is {theirs} in the test images" for ours, theirs in other[:1])
         hint = "; set data.image_size, and all are brought to one size" if train.shape[1:] != test.shape[1:] else ""
         raise UserError.one(config.path or config.name, f"training and test images differ in size or classes: {what}{hint}")
     if config.held_out >= len(train):

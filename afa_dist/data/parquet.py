@@ -16,6 +16,9 @@ from afa_dist.data.decode import Encoded, decode_images
 from afa_dist.data.image_set import ImageSet, choose_rows, label_problems
 from afa_dist.errors import Problem, UserError
 
+SHOWN = 10
+"""Class names in a message."""
+
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -79,7 +82,11 @@ def _read(files: list[Path]) -> _Table:
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError.one(str(path), f"is not a whole Parquet file ({reason}); fetch or write it again") from error
-        classes = classes or _class_names(schema, label_column)
+        names = _class_names(schema, label_column)
+        if names and classes and names != classes:
+            what = f"names the classes {_shown(names)}, a file before it {_shown(classes)}; write them with one list"
+            raise UserError.one(str(path), what)
+        classes = classes or names
         column = table.column(label_column)
         if column.null_count:
             raise UserError.one(str(path), f"{column.null_count} rows have no {label_column}")
@@ -115,6 +122,10 @@ def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
         return tuple(info["info"]["features"][label_column]["names"])
     except (KeyError, TypeError, ValueError):
         return ()
+
+
+def _shown(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:SHOWN]) + (", ..." if len(classes) > SHOWN else "")
 
 
 def _label_problems(table: _Table, *, training: bool) -> Iterator[Problem]:

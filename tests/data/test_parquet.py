@@ -61,6 +61,22 @@ def test_pixels_labels_and_names_arrive(tmp_path):
     assert len(splits.test) == 9
 
 
+def test_files_that_number_their_classes_otherwise_are_refused(tmp_path):
+    """A label says what its own file means by it: read with another file's names, all of its labels would be wrong."""
+    pixels, _ = good(tmp_path)
+    images, labels = [png(p) for p in pixels[:6]], [0, 0, 1, 1, 2, 2]
+    write(tmp_path / "train-00001-of-00002.parquet", images, labels, classes=["dog", "cat", "owl"])
+    with pytest.raises(UserError, match=r"00001.*classes dog, cat, owl, a file before it cat, dog, owl"):
+        load(tmp_path)
+    good(tmp_path)
+    write(tmp_path / "test-00000-of-00001.parquet", images, labels, classes=["dog", "cat", "owl"])
+    with pytest.raises(UserError, match=r"cat is dog in the test images"):
+        load(tmp_path)
+    write(tmp_path / "test-00000-of-00001.parquet", images, labels)
+    write(tmp_path / "train-00001-of-00002.parquet", images, labels, classes=None)  # has no names of its own
+    assert load(tmp_path).train.classes == tuple(CLASSES)
+
+
 def test_limits_are_even_over_the_classes_and_stable(tmp_path):
     good(tmp_path)
     splits = load(tmp_path, train_limit=12, test_limit=3)
