@@ -129,6 +129,12 @@ def _option_problems(
             yield Problem("seed", "a grid has several; use ablation.seeds").under(place)
         if place and "name" in values:
             yield Problem("name", "is set by the grid, which has a folder for each run").under(place)
+    for place, values in (("", overrides), *((stage, overrides.get(stage, {})) for stage in recipes.STAGES)):
+        if config.budget and "epochs" in values.get("schedule", {}):
+            what = (
+                f"is set by ablation.budget, which is {config.budget}; set ablation.budget to 0 to choose epochs yourself"
+            )
+            yield Problem("schedule.epochs", what).under(place)
     for stage in recipes.STAGES:
         if stage in overrides and not any(stage in variant.stages for variant in variants):
             yield Problem(stage, "is not a stage of any variant")

@@ -75,8 +75,9 @@ def record_problems(record: Mapping[str, Any], config: AblationConfig) -> Iterat
 
 
 def _told_apart(config: dict[str, Any]) -> dict[str, Any]:
-    """A stage's options without those that belong to one run or one machine."""
+    """A stage's options without those that belong to one run or one machine; of scaling, precision is none of these."""
     left_out = ("name", "runs_dir", "seed", "scaling", "checkpoint", "tracking", "init")
     kept = {key: value for key, value in config.items() if key not in left_out}
+    kept["precision"] = config["scaling"]["precision"]
     kept["data"] = {key: value for key, value in kept["data"].items() if key != "path"}
     return kept

@@ -38,22 +38,26 @@ def trade_off(record: Mapping[str, Any], path: Path) -> None:
                 continue
             clean, robust = variant["accuracy"]["clean"], variant["accuracy"][attack]
             x, y, colour = 100 * clean["mean"], 100 * robust["mean"], colours(index % colours.N)
-            bars = {"xerr": 100 * clean["std"], "yerr": 100 * robust["std"], "ecolor": colour}
-            axes.errorbar(x, y, fmt="none", **bars, elinewidth=1, capsize=3, alpha=0.6)
+            if len(variant["seeds"]) > 1:  # one run has no spread, and no bar that would look like none
+                bars = {"xerr": 100 * clean["std"], "yerr": 100 * robust["std"], "ecolor": colour}
+                axes.errorbar(x, y, fmt="none", **bars, elinewidth=1, capsize=3, alpha=0.6)
             # Points are told apart by a number: there may be more variants than colours that eyes can tell apart.
             axes.scatter(x, y, s=150, color=colour, edgecolors="white", zorder=3 + index)
             axes.annotate(str(index + 1), (x, y), color="white", fontsize=7, ha="center", va="center", zorder=3 + index)
         axes.set_xlabel("clean accuracy (%)")
         axes.set_ylabel(f"accuracy under {attack} (%)")
         axes.grid(alpha=0.3)
-    seeds = max(len(variant["seeds"]) for variant in variants)
+    counts = [len(variant["seeds"]) for variant in variants]
+    uneven = len(set(counts)) > 1
+    seeds = f"{min(counts)} to {max(counts)}" if uneven else counts[0]
     threat = f"{record['threat']['norm']} eps {record['threat']['eps']:.4g}"
     figure.suptitle(
         f"{record['name']}: {record['data']}, {threat}, {record['part'].replace('_', '-')} images, mean ± std, n = {seeds}",
         fontsize=11,
     )
     figure.tight_layout()
-    legend = "\n".join(f"{index + 1}  {variant['title']}" for index, variant in enumerate(variants))
+    notes = [f" (n = {count})" if uneven else "" for count in counts]
+    legend = "\n".join(f"{index + 1}  {variant['title']}{notes[index]}" for index, variant in enumerate(variants))
     figure.text(1.0, 0.5, legend, fontsize=9, va="center")
     save(figure, path)
 

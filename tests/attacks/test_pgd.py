@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afa_dist.attacks import Ball, attack_mode, cross_entropy, kl_to_clean, margin, pgd, scaled_cross_entropy
-from afa_dist.config import ModelConfig
+from afa_dist.config import ModelConfig, TrainAttackConfig
+from afa_dist.data.loader import Batch
 from afa_dist.distributed import SlicedRandom
 from afa_dist.models.build import DataShape, build_classifier
+from afa_dist.training.step import find_adversarial
 
 
 def small_net(norm="batch"):
@@ -59,6 +61,28 @@ def test_l2_start_is_uniform_in_the_ball():
     start = Ball("l2", 0.4).random_start(x, SlicedRandom("t", 0, start=0, count=4096))
     inner = (Ball("l2", 0.4).distance(start, x) < 0.2).float().mean().item()
     assert inner == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("algorithm", ["fgsm-rs", "n-fgsm"])
+def test_single_steps_are_their_formulas(algorithm):
+    """On a linear objective, whose gradient has the sign of its weights: FGSM-RS is a step of 1.25 eps from a uniform start
+    in the ball, brought back into it (2001.03994); N-FGSM a step of eps from noise of 2 eps, not brought back (2202.01181).
+    """
+    g = torch.Generator().manual_seed(0)
+    x, w, eps = 0.5 + 0.1 * torch.rand(16, 1, 4, 4, generator=g), torch.randn(16, 1, 4, 4, generator=g), 0.1
+
+    def noise(width):
+        drawn = SlicedRandom("attack", 7, 3, start=0, count=16).uniform(1, 4, 4, low=-width, high=width)
+        assert drawn.abs().max() > 0.9 * width
+        return x + drawn
+
+    config = TrainAttackConfig(eps=eps, algorithm=algorithm, steps=5, step_size=0.3, random_start=False)  # do not count
+    x_adv = find_adversarial(lambda v: (v * w).flatten(1).sum(1), Batch(x, None, 0), config, eps=eps, seed=7, step=3)
+    if algorithm == "fgsm-rs":
+        want = x + (noise(eps) + 1.25 * eps * w.sign() - x).clamp(-eps, eps)
+    else:
+        want = noise(2 * eps) + eps * w.sign()
+    torch.testing.assert_close(x_adv, want.clamp(0, 1))
 
 
 @pytest.mark.parametrize("policy", ["eval", "batch", "train"])

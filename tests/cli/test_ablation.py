@@ -12,13 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from matplotlib.collections import PathCollection
 
 from afa_dist.cli.ablation import resolve
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.grid import grid_of, summarised
+from afa_dist.cli.grid_record import plan_of
 from afa_dist.config import AblationConfig, AblationRun
 from afa_dist.config.budget import total_passes
 from afa_dist.errors import Problem, UserError
+from afa_dist.report import plots
 from afa_dist.report.ablation import spread
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +200,46 @@ def test_what_a_variant_says_for_all_stages_goes_before_what_the_recipe_says_for
     options["finetune"] = {"objective": "pgd"}  # its own word for the stage goes before that
     (cell,) = grid_of(recipe, {"runs_dir": "/nowhere"}, AblationConfig(seeds=(0,))).cells
     assert (cell.run.finetune.mode, cell.run.finetune.objective) == ("full", "pgd")
+
+
+def test_a_budget_does_not_overrule_typed_epochs_in_silence():
+    typed = {"finetune": {"schedule": {"epochs": 2}}, "schedule": {"epochs": 3}}
+    assert wrong({"variants": VARIANTS}, typed, budget=30).keys() == {"schedule.epochs", "finetune.schedule.epochs"}
+    assert cells_of({"variants": VARIANTS}, typed)[0].run.finetune.schedule.epochs == 2
+
+
+def test_a_record_tells_runs_of_another_precision_apart():
+    plans = [
+        plan_of("grid", cells_of({"variants": VARIANTS}, {"scaling": {"precision": p, "threads": n}}), AblationConfig())
+        for p, n in (("fp32", 1), ("bf16", 1), ("bf16", 2))
+    ]
+    assert plans[0]["variants"] != plans[1]["variants"] == plans[2]["variants"]
+
+
+def test_the_plot_shows_means_deviations_and_how_many_runs(tmp_path, monkeypatch):
+    def accuracy(*values):
+        return {"clean": spread([v + 0.1 for v in values]), "pgd-2": spread(values)}
+
+    record = {
+        **{"name": "grid", "data": "digits", "part": "held_out", "threat": {"norm": "linf", "eps": 0.2}},
+        **{"attacks": ["pgd-2"], "date": "today", "images": 10},
+        "variants": {
+            "a": {"title": "first", "seeds": [0, 1, 2], "accuracy": accuracy(0.5, 0.6, 0.7)},
+            "b": {"title": "second", "seeds": [0], "accuracy": accuracy(0.55)},
+        },
+    }
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    plots.trade_off(record, tmp_path / "p.png")
+    (axes,) = drawn[0].axes
+    assert "held-out images" in drawn[0].get_suptitle() and "n = 1 to 3" in drawn[0].get_suptitle()
+    assert "1  first (n = 3)\n2  second (n = 1)" in [text.get_text() for text in drawn[0].texts]
+    points = [x for dots in axes.collections if isinstance(dots, PathCollection) for x in dots.get_offsets()[0]]
+    assert points == pytest.approx([70, 60, 65, 55])
+    (bars,) = axes.containers  # one run has none
+    across, up = (line.get_segments()[0] for line in bars[2])
+    assert across.ravel().tolist() == pytest.approx([60, 60, 80, 60])
+    assert up.ravel().tolist() == pytest.approx([70, 50, 70, 70])
 
 
 @pytest.mark.slow
