@@ -1,6 +1,6 @@
 """Which images a step sees: a function of (seed, epoch, step) alone, so a run can continue anywhere.
 
-Legend: B images of this worker, C channels, H height, W width.
+Legend: B images of this worker, G images of the global batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ from afa_dist.distributed.world import World
 class Batch(NamedTuple):
     """This worker's part of one global batch.
 
-    images_BCHW: augmented pixels in [0, 1], on the worker's device. start: position of its first image in
-    the global batch. second_BCHW: the same images augmented by another draw, where two views are wanted.
+    images_BCHW: augmented pixels in [0, 1], on the worker's device. labels_G: classes of all of the global batch, which
+    every worker knows without asking. start: position of its first image in the global batch. second_BCHW: the same
+    images augmented by another draw, where two views are wanted.
     """
 
     images_BCHW: torch.Tensor
-    labels_B: torch.Tensor
+    labels_G: torch.Tensor
     start: int
     second_BCHW: torch.Tensor | None = None
+
+    @property
+    def labels_B(self) -> torch.Tensor:
+        return self.labels_G[self.start : self.start + len(self.images_BCHW)]
 
     @property
     def other_view(self) -> torch.Tensor:
@@ -68,15 +73,15 @@ class Loader:
         """This worker's slice of the global batch of `step`, augmented."""
         share = self.batch_size // self.world.size
         start = self.world.rank * share
-        index = torch.from_numpy(self.indices(step)[start : start + share])
+        index_G = torch.from_numpy(self.indices(step))
         device = self.world.device
-        images = self.data.images_NCHW[index].to(device, non_blocking=True).to(self.dtype) / 255
+        images = self.data.images_NCHW[index_G[start : start + share]].to(device, non_blocking=True).to(self.dtype) / 255
         views = [
             self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
             for name in (("augment", "augment again") if self.two_views else ("augment",))
         ]
-        labels = self.data.labels_N[index].to(device, non_blocking=True)
-        return Batch(views[0], labels, start, views[1] if self.two_views else None)
+        labels_G = self.data.labels_N[index_G].to(device, non_blocking=True)
+        return Batch(views[0], labels_G, start, views[1] if self.two_views else None)
 
 
 @functools.lru_cache(maxsize=2)

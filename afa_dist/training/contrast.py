@@ -48,7 +48,7 @@ class Contrast:
         kinds, y = self.method.keys, batch.labels_B
         clean_GD = None if kinds == "adversarial" else gather(z_clean_BD)
         adversarial_GD = None if kinds == "clean" else gather(z_adv_BD)
-        keys = self._assemble(batch, gather_detached(y), clean_GD, adversarial_GD)
+        keys = self._assemble(batch, clean_GD, adversarial_GD)
         if self.method.anchors == "adversarial":
             return self._compare(z_adv_BD, y, keys, self_A=keys.adversarial_B, copy_A=keys.clean_B) / len(y)
         itself = torch.cat([keys.adversarial_B, keys.clean_B])
@@ -63,7 +63,6 @@ class Contrast:
         nothing is communicated inside the attack's loop.
         """
         kinds = "clean" if clean_keys else self.method.keys
-        labels_G = gather_detached(batch.labels_B)
         clean_GD = None
         if kinds != "adversarial":
             with torch.no_grad():
@@ -71,15 +70,14 @@ class Contrast:
 
         def objective(x_adv_BCHW: torch.Tensor) -> torch.Tensor:
             z_adv = embed(x_adv_BCHW)
-            keys = self._assemble(batch, labels_G, clean_GD, None if kinds == "clean" else gather(z_adv))
+            keys = self._assemble(batch, clean_GD, None if kinds == "clean" else gather(z_adv))
             return self._compare(z_adv, batch.labels_B, keys, self_A=keys.adversarial_B, copy_A=keys.clean_B)
 
         return objective
 
-    def _assemble(
-        self, batch: Batch, labels_G: torch.Tensor, clean_GD: torch.Tensor | None, adversarial_GD: torch.Tensor | None
-    ) -> Keys:
+    def _assemble(self, batch: Batch, clean_GD: torch.Tensor | None, adversarial_GD: torch.Tensor | None) -> Keys:
         """Keys from the gathered embeddings that are given, clean ones before adversarial ones."""
+        labels_G = batch.labels_G
         own_B = batch.start + torch.arange(batch.labels_B.shape[0], device=labels_G.device)
         nobody_B = torch.full_like(own_B, NOBODY)
         kinds = [z_GD for z_GD in (clean_GD, adversarial_GD) if z_GD is not None]

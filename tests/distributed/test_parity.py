@@ -87,7 +87,7 @@ def three_steps(run, world):
         share = GLOBAL_BATCH // world.size
         part = slice(world.rank * share, (world.rank + 1) * share)
         step.train_mode()
-        batch = Batch(x[part], y[part], part.start)
+        batch = Batch(x[part], y, part.start)
         x_adv = step.attack(batch, index, run.attack.eps)
         with perturbed(run, step, batch, x_adv):
             output = step.loss(batch, x_adv)

@@ -38,7 +38,7 @@ def one_step(arch, world):
     share = IMAGES // world.size
     part = slice(world.rank * share, (world.rank + 1) * share)
     step.train_mode()
-    batch = Batch(x[part], y[part], part.start)
+    batch = Batch(x[part], y, part.start)
     output = step.loss(batch, step.attack(batch, 0, run.attack.eps))
     output.loss.backward()
     out = {"loss": world.sum_(output.loss.detach().clone()) / world.size}
