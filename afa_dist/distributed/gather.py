@@ -15,6 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+# torch 2.14 renamed them; the old names warn at every call.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -28,10 +32,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
-        grad = grad_outputs[0].contiguous()
-        own = torch.empty((ctx.rows, *grad.shape[1:]), dtype=grad.dtype, device=grad.device)
-        dist.reduce_scatter_tensor(own, grad)
-        return own
+        return reduce_scatter(grad_outputs[0].contiguous(), ctx.rows)
 
 
 class _Sum(torch.autograd.Function):
@@ -48,6 +49,18 @@ class _Sum(torch.autograd.Function):
         return total
 
 
+def reduce_scatter(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """Sum `values` (W*R, ...) over all ranks and return this rank's `rows` = R rows of it."""
+    if dist.get_backend() == "gloo":
+        # Its reduce-scatter sums everything everywhere, which moves twice the bytes.
+        parts = torch.empty_like(values)
+        dist.all_to_all_single(parts, values)
+        return parts.view(-1, rows, *values.shape[1:]).sum(dim=0)
+    own = values.new_empty((rows, *values.shape[1:]))
+    _reduce_scatter(own, values)
+    return own
+
+
 def gather_detached(rows: torch.Tensor) -> torch.Tensor:
     """Concatenate `rows` (R, ...) of all ranks in rank order to (W*R, ...), without gradient.
 
@@ -58,7 +71,7 @@ def gather_detached(rows: torch.Tensor) -> torch.Tensor:
         return rows.detach()
     rows = rows.detach().contiguous()
     out = torch.empty((size * rows.shape[0], *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
-    dist.all_gather_into_tensor(out, rows)
+    _all_gather(out, rows)
     return out
 
 
