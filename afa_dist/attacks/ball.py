@@ -25,6 +25,29 @@ def l2_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Climb:
+    """Steps of an attack in the ball around `x`, in place: what does not change from step to step is computed once."""
+
+    ball: Ball
+    x: torch.Tensor
+    limits: tuple[torch.Tensor, torch.Tensor] | None
+    """Lowest and highest allowed pixels of each image, for L-inf."""
+
+    @torch.no_grad()
+    def step_(self, x_adv: torch.Tensor, gradient: torch.Tensor, step_size: float) -> None:
+        """Move `x_adv` by `step_size` along steepest ascent (L-inf: the sign, L2: the unit gradient), then back into the
+        ball."""
+        if self.limits is not None:
+            x_adv.add_(gradient.sign(), alpha=step_size)
+            torch.clamp(x_adv, *self.limits, out=x_adv)
+            return
+        # A gradient of exactly zero stays a step of zero instead of becoming NaN.
+        length_B = l2_norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+        x_adv.add_(gradient * _per_image(step_size / length_B, gradient))
+        x_adv.copy_(self.ball.project(x_adv, self.x))
+
+
+@dataclasses.dataclass(frozen=True)
 class Ball:
     """All x_adv with ||x_adv - x|| <= eps in `norm` and every pixel in [0, 1]."""
 
@@ -52,13 +75,12 @@ class Ball:
         length_B = l2_norm(direction).clamp(min=1e-12)
         return self.project(x + direction * _per_image(radius_B / length_B, x), x)
 
-    def ascend(self, x_adv: torch.Tensor, gradient: torch.Tensor, step_size: float) -> torch.Tensor:
-        """One steepest-ascent step of length `step_size`: along the sign for L-inf, the unit gradient for L2."""
+    def climb(self, x: torch.Tensor) -> Climb:
+        """What makes the steps of an attack on `x`."""
+        limits = None
         if self.norm == "linf":
-            return x_adv + step_size * gradient.sign()
-        # A gradient of exactly zero stays a step of zero instead of becoming NaN.
-        length_B = l2_norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
-        return x_adv + step_size * gradient / _per_image(length_B, gradient)
+            limits = (x - self.eps).clamp_(min=0.0), (x + self.eps).clamp_(max=1.0)
+        return Climb(self, x, limits)
 
     def distance(self, x_adv: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Distance of each row to its image in `norm`, shape (B,)."""

@@ -38,11 +38,11 @@ def pgd(
         start: where to begin, for example `ball.random_start`; None begins at the clean images.
     """
     x = x_BCHW.detach()
-    x_adv = x if start is None else ball.project(start.detach(), x)
+    x_adv = x.clone() if start is None else ball.project(start.detach(), x)
+    climb = ball.climb(x)
+    x_adv.requires_grad_(True)
     for _ in range(steps):
-        x_adv = x_adv.detach().requires_grad_(True)
         with torch.enable_grad():
-            value = objective(x_adv).sum()
-            (gradient,) = torch.autograd.grad(value, x_adv)
-        x_adv = ball.project(ball.ascend(x_adv.detach(), gradient, step_size), x)
+            (gradient,) = torch.autograd.grad(objective(x_adv).sum(), x_adv)
+        climb.step_(x_adv, gradient, step_size)
     return x_adv.detach()
