@@ -11,18 +11,16 @@ results/loss.json. Run it on an otherwise idle machine.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measuring import ROOT, in_fresh_process, in_turns, print_memory, ratio, spread
 from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from rich.table import Table
@@ -32,7 +30,6 @@ from afa_dist.files import write_json
 from afa_dist.losses import afa_loss
 from afa_dist.training.provenance import provenance
 
-ROOT = Path(__file__).resolve().parents[1]
 DIM, CLASSES, TEMPERATURE = 128, 10, 0.1
 SIZES = {"compared": (2048, 16384), "large": (8192, 131072)}
 
@@ -51,7 +48,8 @@ def theirs(z: torch.Tensor, k: torch.Tensor, y: torch.Tensor, yk: torch.Tensor) 
     return SupConLoss(temperature=TEMPERATURE, reducer=MeanReducer())(z, y, ref_emb=k, ref_labels=yk)
 
 
-LOSSES = {"ours": ours, "ours, anchors' gradient only": ours_attacking, "pytorch-metric-learning": theirs}
+OURS, ATTACKING, THEIRS = "ours", "ours, anchors' gradient only", "pytorch-metric-learning"
+LOSSES = {OURS: ours, ATTACKING: ours_attacking, THEIRS: theirs}
 
 
 def make_inputs(anchors: int, keys: int) -> Inputs:
@@ -76,58 +74,18 @@ def bare_products(inputs: Inputs, count: int) -> None:
         _ = similarities.T @ z
 
 
-def seconds(inputs: Inputs, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every repeat, the candidates in turns so that a drift of the machine hits all."""
-    work: dict[str, Callable[[], None]] = {name: lambda f=f: backward(f, inputs) for name, f in LOSSES.items()}
+def seconds(repeats: int) -> dict[str, list[float]]:
+    inputs = make_inputs(*SIZES["compared"])
+    work: dict[str, Callable[[], object]] = {name: lambda f=f: backward(f, inputs) for name, f in LOSSES.items()}
     work["three bare products"] = lambda: bare_products(inputs, 3)
     work["two bare products"] = lambda: bare_products(inputs, 2)
-    taken: dict[str, list[float]] = {name: [] for name in work}
-    for repeat in range(repeats + 1):
-        for name, run in work.items():
-            start = time.perf_counter()
-            run()
-            if repeat:  # the first one warms up
-                taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def memory_and_seconds(name: str, size: str, threads: int) -> dict[str, float]:
-    """Extra memory in MB, and seconds, of one evaluation in a fresh process."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--alone", name, size]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout))
+    return in_turns(work, repeats)
 
 
 def alone(name: str, size: str) -> None:
     tiny, inputs = make_inputs(8, 16), make_inputs(*SIZES[size])
     backward(LOSSES[name], tiny)  # what libraries allocate once
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, start = _memory("VmRSS"), time.perf_counter()
-    backward(LOSSES[name], inputs)
-    print(json.dumps({"extra_mb": _memory("VmHWM") - before, "seconds": time.perf_counter() - start}))
-
-
-def _memory(field: str) -> float:
-    """A field of this process's status, MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
-
-
-def ratios(taken: dict[str, list[float]], memory: dict[str, list[float]]) -> dict[str, float]:
-    """Each the median over repeats of the ratio within a repeat."""
-
-    def ratio(above: list[float], below: list[float]) -> float:
-        return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
-
-    other = "pytorch-metric-learning"
-    return {
-        "times faster than pytorch-metric-learning": ratio(taken[other], taken["ours"]),
-        "its memory against ours": ratio(memory[other], memory["ours"]),
-        "time against three bare products": ratio(taken["ours"], taken["three bare products"]),
-        "anchors only: time against two bare products": ratio(
-            taken["ours, anchors' gradient only"], taken["two bare products"]
-        ),
-    }
+    print_memory(lambda: backward(LOSSES[name], inputs))
 
 
 def main() -> int:
@@ -142,19 +100,23 @@ def main() -> int:
         alone(*options.alone)
         return 0
 
-    taken = seconds(make_inputs(*SIZES["compared"]), options.repeats)
-    memory: dict[str, list[float]] = {
-        name: [memory_and_seconds(name, "compared", options.threads)["extra_mb"] for _ in range(3)] for name in LOSSES
-    }
-    large = [memory_and_seconds("ours", "large", options.threads) for _ in range(3)]
+    def memory(name: str, size: str) -> list[dict[str, float]]:
+        return [in_fresh_process(__file__, "--threads", str(options.threads), "--alone", name, size) for _ in range(3)]
+
+    taken = seconds(options.repeats)
+    extra = {name: [run["extra_mb"] for run in memory(name, "compared")] for name in LOSSES}
     record: dict[str, Any] = {
         "what": f"value and gradients, float32, {DIM} dimensions, {CLASSES} classes",
         "sizes (anchors, keys)": SIZES,
         "seconds": taken,
-        "extra_mb": memory,
-        "large": large,
-        "ratios": ratios(taken, memory),
-        "threads": options.threads,
+        "extra_mb": extra,
+        "large": memory(OURS, "large"),
+        "ratios": {
+            "times faster than pytorch-metric-learning": ratio(taken[THEIRS], taken[OURS]),
+            "its memory against ours": ratio(extra[THEIRS], extra[OURS]),
+            "time against three bare products": ratio(taken[OURS], taken["three bare products"]),
+            "anchors only: time against two bare products": ratio(taken[ATTACKING], taken["two bare products"]),
+        },
         **provenance(seed=0, data_fingerprint="drawn by the script"),
     }
     show(record)
@@ -167,13 +129,11 @@ def show(record: dict[str, Any]) -> None:
     anchors, keys = SIZES["compared"]
     table = Table(f"{anchors} anchors, {keys} keys", "ms, median (min to max)", "extra MB")
     for name, values in record["seconds"].items():
-        ms = [1000 * value for value in values]
         extra = record["extra_mb"].get(name)
-        shown = f"{statistics.median(extra):.0f}" if extra else ""
-        table.add_row(name, f"{statistics.median(ms):.0f} ({min(ms):.0f} to {max(ms):.0f})", shown)
+        table.add_row(name, spread(values, 1000), spread(extra) if extra else "")
     say(table)
     for name, value in record["ratios"].items():
-        say(f"{name}: {value:.2f}")
+        say(f"{name}: {value['median']:.2f} ({value['min']:.2f} to {value['max']:.2f})")
     anchors, keys = SIZES["large"]
     extra, taken = (statistics.median(row[field] for row in record["large"]) for field in ("extra_mb", "seconds"))
     say(f"{anchors} anchors, {keys} keys: {taken:.1f} s, {extra:.0f} MB extra (medians of {len(record['large'])})")

@@ -1,4 +1,4 @@
-"""Collectives that carry an exact gradient.
+"""Collectives, and one that carries an exact gradient.
 
 Legend: R rows of this rank, W ranks, ... any trailing dimensions.
 
@@ -33,20 +33,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
         return reduce_scatter(grad_outputs[0].contiguous(), ctx.rows)
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
-        total = grad_outputs[0].clone()
-        dist.all_reduce(total)
-        return total
 
 
 def reduce_scatter(values: torch.Tensor, rows: int) -> torch.Tensor:
@@ -84,5 +70,8 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
-    """Sum `values` over all ranks, differentiably (the backward is a sum over ranks too)."""
-    return values if world_size() == 1 else _Sum.apply(values)
+    """Sum `values` over all ranks, without gradient."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total

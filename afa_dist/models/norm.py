@@ -6,17 +6,61 @@ Legend: B images of this rank, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from afa_dist.distributed.gather import all_reduce_sum, world_size
+from afa_dist.distributed.gather import all_reduce_sum, gather_detached, world_size
 
 NormName = Literal["batch", "group"]
 
 CHANNELS_PER_GROUP = 8
+
+
+class _NormaliseGlobally(torch.autograd.Function):
+    """Output of BatchNorm with the statistics of all ranks, and these: mean and biased variance, without gradient.
+
+    One collective of 2C numbers forward and one backward, and torch's own kernels around them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCHW: torch.Tensor, weight_C: torch.Tensor, bias_C: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x = at_least_fp32(x_BCHW)
+        own_mean_C = x.mean(dim=(0, 2, 3))
+        own_var_C = (x - own_mean_C[:, None, None]).square_().mean(dim=(0, 2, 3))
+        means_WC, vars_WC = gather_detached(torch.stack([own_mean_C, own_var_C])[None]).unbind(dim=1)
+        mean_C = means_WC.mean(dim=0)
+        var_C = vars_WC.mean(dim=0) + (means_WC - mean_C).square().mean(dim=0)
+        ctx.save_for_backward(x_BCHW, weight_C, mean_C, var_C)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean_C, var_C)
+        return F.batch_norm(x_BCHW, mean_C, var_C, weight_C, bias_C, training=False, eps=eps), mean_C, var_C
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
+        x_BCHW, weight_C, mean_C, var_C = ctx.saved_tensors
+        grad_BCHW = grad_outputs[0]
+        # Sums over this rank of grad * normalised x and of grad: the gradients of weight and bias, which DDP adds up.
+        _, grad_weight_C, grad_bias_C = torch.ops.aten.native_batch_norm_backward(
+            grad_BCHW, x_BCHW, weight_C, mean_C, var_C, None, None, False, ctx.eps, [False, True, True]
+        )
+        sums_2C = torch.stack([grad_weight_C, grad_bias_C])
+        all_ranks_2C = all_reduce_sum(sums_2C)
+        n = x_BCHW.numel() // x_BCHW.shape[1] * world_size()
+        inverse_C = torch.rsqrt(var_C + ctx.eps)
+        # d x = weight / std * (grad - mean of grad - normalised x * mean of grad * normalised x), as a * grad + b * x + c.
+        a_C = weight_C * inverse_C
+        b_C = -a_C * inverse_C * all_ranks_2C[0] / n
+        c_C = -a_C * all_ranks_2C[1] / n - b_C * mean_C
+        a, b, c = (values_C[:, None, None] for values_C in (a_C, b_C, c_C))
+        grad_x = torch.addcmul(c, x_BCHW, b).addcmul_(grad_BCHW, a)
+        return grad_x.to(x_BCHW.dtype), grad_weight_C, grad_bias_C, None
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -29,16 +73,11 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x_BCHW)
-        assert self.weight is not None and self.bias is not None
-        x = at_least_fp32(x_BCHW)
-        n = x.numel() // x.shape[1] * world_size()
-        mean_C = all_reduce_sum(x.sum(dim=(0, 2, 3))) / n
-        centred = x - mean_C[:, None, None]
-        var_C = all_reduce_sum(centred.square().sum(dim=(0, 2, 3))) / n
+        out_BCHW, mean_C, var_C = _NormaliseGlobally.apply(x_BCHW, self.weight, self.bias, self.eps)
         if self.track_running_stats:
-            self._update_buffers(mean_C.detach(), var_C.detach() * n / (n - 1))
-        scale_C = self.weight * torch.rsqrt(var_C + self.eps)
-        return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(x_BCHW.dtype)
+            n = x_BCHW.numel() // x_BCHW.shape[1] * world_size()
+            self._update_buffers(mean_C, var_C * n / (n - 1))
+        return out_BCHW
 
     @torch.no_grad()
     def _update_buffers(self, mean_C: torch.Tensor, var_C: torch.Tensor) -> None:
