@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -112,7 +113,10 @@ def classifier_of(run: FinetuneRun, shape: DataShape) -> Classifier:
 def wrap(net: nn.Module, world: World) -> nn.Module:
     """DDP around `net`. Buffers are not broadcast: global BatchNorm keeps them equal, and the attack calls `net`."""
     ids = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(net, device_ids=ids, broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
+    unsynchronised: dict[str, Any] = {name: False}
+    return DistributedDataParallel(net, device_ids=ids, **unsynchronised)
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
