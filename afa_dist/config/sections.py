@@ -132,6 +132,10 @@ class ScalingConfig(Section):
         "arithmetic: bf16 autocast of network passes with fp32 losses (on GPUs that have it, by auto), fp32, or fp64 to "
         "check that results do not depend on the number of workers",
     )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "compile the network with torch.compile, for attack and outer pass; auto = on GPUs; validation is not compiled",
+    )
     max_failures: int = setting(3, "restarts from the last checkpoint after a lost worker; Ray workers only", ge=0)
 
 

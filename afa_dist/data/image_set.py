@@ -35,6 +35,10 @@ class ImageSet:
         channels, height, width = self.images_NCHW.shape[1:]
         return channels, height, width
 
+    def to(self, device: torch.device) -> ImageSet:
+        """The same images on `device`."""
+        return dataclasses.replace(self, images_NCHW=self.images_NCHW.to(device), labels_N=self.labels_N.to(device))
+
     def subset(self, indices: np.ndarray) -> ImageSet:
         index = torch.from_numpy(np.asarray(indices, dtype=np.int64))
         return dataclasses.replace(self, images_NCHW=self.images_NCHW[index], labels_N=self.labels_N[index])

@@ -75,6 +75,7 @@ class Loader:
         start = self.world.rank * share
         index_G = torch.from_numpy(self.indices(step))
         device = self.world.device
+        index_G = index_G.to(self.data.images_NCHW.device, non_blocking=True)
         images = self.data.images_NCHW[index_G[start : start + share]].to(device, non_blocking=True).to(self.dtype) / 255
         views = [
             self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
@@ -82,6 +83,18 @@ class Loader:
         ]
         labels_G = self.data.labels_N[index_G].to(device, non_blocking=True)
         return Batch(views[0], labels_G, start, views[1] if self.two_views else None)
+
+
+DEVICE_SHARE = 0.2
+"""Part of a GPU's free memory that images may take."""
+
+
+def placed(data: ImageSet, device: torch.device) -> ImageSet:
+    """`data` in the memory of a GPU if it fits there as bytes, else where it is."""
+    if device.type != "cuda":
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    return data.to(device) if data.images_NCHW.nbytes < DEVICE_SHARE * free else data
 
 
 @functools.lru_cache(maxsize=2)

@@ -17,6 +17,7 @@ from afa_dist.errors import TrainingError, UserError
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_joint
 from afa_dist.models.export import save_classifier
 from afa_dist.models.networks import Classifier
+from afa_dist.training.execution import compiles, uses_bf16
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.initial import load_encoder
 from afa_dist.training.loop import Trainer
@@ -90,8 +91,11 @@ def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep 
         torch.manual_seed(derive_seed("weights", run.seed))
         step = _new_step(run, shape, bf16)
     step.net.to(world.device, torch.float64 if run.scaling.precision == "fp64" else torch.float32)
-    if world.device.type == "cuda":
+    if world.device.type == "cuda" or bf16:  # in fp32 on CPUs it is no faster
         step.net.to(memory_format=torch.channels_last)
+    if compiles(run.scaling.compile, world.device):
+        # In place: names of weights stay what they are. Each mode and each shape is compiled once.
+        step.net.encoder.compile(dynamic=False)
     return step
 
 
@@ -117,10 +121,3 @@ def wrap(net: nn.Module, world: World) -> nn.Module:
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
     unsynchronised: dict[str, Any] = {name: False}
     return DistributedDataParallel(net, device_ids=ids, **unsynchronised)
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether network passes run under bf16 autocast: asked for, or "auto" on a GPU that has it."""
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"

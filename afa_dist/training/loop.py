@@ -15,12 +15,13 @@ from torch import nn
 from afa_dist.config import PretrainRun, TrainingRun
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.catalogue import DataSplits
-from afa_dist.data.loader import Batch, Loader
+from afa_dist.data.loader import Batch, Loader, placed
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError
 from afa_dist.training.averaging import WeightAverage, recompute_statistics
 from afa_dist.training.awp import worst_weights
 from afa_dist.training.checkpoint import Checkpoint
+from afa_dist.training.execution import eagerly
 from afa_dist.training.metrics import Meter
 from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
 from afa_dist.training.recorder import OnRow, Recorder
@@ -63,7 +64,9 @@ class Trainer:
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
         dtype = next(step.net.parameters()).dtype
         two_views = isinstance(run, PretrainRun) and run.method.views == "independent"
-        self.loader = Loader(splits.train, run.schedule.batch_size, run.seed, augmentation, world, dtype, two_views)
+        self.loader = Loader(
+            placed(splits.train, world.device), run.schedule.batch_size, run.seed, augmentation, world, dtype, two_views
+        )
         self.schedule = Schedule(run.schedule, run.attack, run.optimiser.lr, self.loader.steps_per_epoch)
         self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.named, run.optimiser)
@@ -162,7 +165,7 @@ class Trainer:
         if len(self.splits.held_out) == 0:
             return False
         config = self.config
-        with self.network_to_use():
+        with self.network_to_use(), eagerly(config.scaling.compile, self.world.device):
             self.step.net.eval()
             self.last = validate(self.step, self.splits.held_out, config.attack, config.validation, config.seed, self.world)
         by = "robust_acc" if "robust_acc" in self.last and self.selects_by_robustness else "clean_acc"

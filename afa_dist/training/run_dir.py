@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "scaling.workers",
     "scaling.device",
     "scaling.threads",
+    "scaling.compile",
     "scaling.max_failures",
 )
 """What a run may be resumed with other values of: where it computes, what is noted beside, and where its images lie, which
