@@ -2,19 +2,23 @@
 # make test    all tests
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
+# make bench   all benchmarks, one after the other: half an hour on 2 idle cores; records under results/
 # Everything is installed into .venv (about 6 GB: torch brings its GPU libraries along).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format types clean
+.PHONY: demo test bench lint format types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python jobs/pipeline.py --config recipes/digits.yaml
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test
+	for name in loss traffic step scaling threads; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from afa_dist.config import BaseRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError
@@ -124,6 +122,8 @@ class RunDirectory:
 
     def create(self, run: BaseRun, provenance: Mapping[str, Any]) -> None:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""
+        import yaml  # here: a training loop alone, on a machine with little more than torch, does without it
+
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(to_mapping(run), sort_keys=False))
         write_json(self.path / "provenance.json", {"starts": [*self.starts(), dict(provenance)]})
@@ -140,6 +140,8 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """The recorded specification, or an empty mapping."""
+        import yaml
+
         try:
             return yaml.safe_load((self.path / "config.yaml").read_text()) or {}
         except FileNotFoundError:
