@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 from gpu_measuring import arithmetic, attempt, timed
+from subject import EPS, SHAPE, afa_run
 
-from afa_dist.config import ContrastiveAttackConfig, ModelConfig, PretrainRun, ScalingConfig, ScheduleConfig
+from afa_dist.config import PretrainRun
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
-from afa_dist.models.build import DataShape
 from afa_dist.training.job import make_step
 from afa_dist.training.optimiser import build_optimiser
 
-SHAPE = DataShape(3, (0.5,) * 3, (0.25,) * 3, tuple("0123456789"))
-EPS = 8 / 255
 WAYS = ("eager", "compiled", "graphs")
 
 
@@ -27,12 +25,8 @@ def throughput(options: argparse.Namespace, device: torch.device) -> dict[str, A
     found: dict[str, Any] = {"arch": arch, "batch": batch, "attack_steps": steps}
     for name in ("fp32", "tf32", "bf16"):
         for way in WAYS:
-            run = PretrainRun(
-                model=ModelConfig(arch=arch, width=8 if options.tiny else 0),
-                attack=ContrastiveAttackConfig(eps=EPS, steps=steps, step_size=2 / 255),
-                schedule=ScheduleConfig(batch_size=batch),
-                scaling=ScalingConfig(precision="bf16" if name == "bf16" else "fp32", compile="off"),
-            )
+            precision = "bf16" if name == "bf16" else "fp32"
+            run = afa_run(arch, batch, steps, precision, width=8 if options.tiny else 0)
             found[f"{way}, {name}"] = attempt(lambda r=run, w=way, n=name: _measure(r, w, n, device, options.tiny))
     return found
 

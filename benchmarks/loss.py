@@ -20,15 +20,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measuring import ROOT, in_fresh_process, in_turns, print_memory, ratio, spread
+from measuring import ROOT, in_fresh_process, in_turns, print_memory, ratio, spread, write_record
 from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from rich.table import Table
 
 from afa_dist.cli.console import say
-from afa_dist.files import write_json
 from afa_dist.losses import afa_loss
-from afa_dist.training.provenance import provenance
 
 DIM, CLASSES, TEMPERATURE = 128, 10, 0.1
 SIZES = {"compared": (2048, 16384), "large": (8192, 131072)}
@@ -117,11 +115,9 @@ def main() -> int:
             "time against three bare products": ratio(taken[OURS], taken["three bare products"]),
             "anchors only: time against two bare products": ratio(taken[ATTACKING], taken["two bare products"]),
         },
-        **provenance(seed=0, data_fingerprint="drawn by the script"),
     }
     show(record)
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "loss.json", record)
+    write_record(record, options.results, "loss")
     return 0
 
 

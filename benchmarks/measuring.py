@@ -9,6 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from afa_dist.files import write_json
+from afa_dist.training.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +56,12 @@ def memory_mb(field: str) -> float:
     """VmRSS (now) or VmHWM (peak) of this process, megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+
+
+def write_record(record: Mapping[str, Any], results: Path, name: str) -> None:
+    """Write results/NAME.json with where it comes from: versions, code, hardware, date."""
+    results.mkdir(parents=True, exist_ok=True)
+    write_json(results / f"{name}.json", {**record, **provenance(seed=0, data_fingerprint="drawn by the script")})
 
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 0) -> str:

@@ -22,20 +22,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from measuring import ROOT, ratio, spread
+from measuring import ROOT, ratio, spread, write_record
 from rich.table import Table
+from subject import EPS, SHAPE, afa_run
 
 from afa_dist.cli.console import say
-from afa_dist.config import ContrastiveAttackConfig, ModelConfig, PretrainRun, ScalingConfig, ScheduleConfig
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
-from afa_dist.files import write_json
-from afa_dist.models.build import DataShape
 from afa_dist.training.job import make_step, wrap
-from afa_dist.training.provenance import provenance
-
-SHAPE = DataShape(3, (0.5,) * 3, (0.25,) * 3, tuple("0123456789"))
-EPS = 8 / 255
 
 
 def worker(rank: int, size: int, folder: str, options: argparse.Namespace) -> None:
@@ -43,12 +37,7 @@ def worker(rank: int, size: int, folder: str, options: argparse.Namespace) -> No
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
-    run = PretrainRun(
-        model=ModelConfig(arch=options.arch),
-        attack=ContrastiveAttackConfig(eps=EPS, steps=options.steps, step_size=2 / 255),
-        schedule=ScheduleConfig(batch_size=options.batch),
-        scaling=ScalingConfig(precision=options.precision, device="cpu"),
-    )
+    run = afa_run(options.arch, options.batch, options.steps, options.precision)
     world = World.current()
     step = make_step(run, SHAPE, World())
     if size > 1:
@@ -104,7 +93,6 @@ def main() -> int:
         "settings": {name: getattr(options, name) for name in ("arch", "batch", "steps", "precision")},
         "seconds (attack, rest)": measured,
         f"times faster than {first}": {size: ratio(totals[first], totals[size]) for size in options.workers},
-        **provenance(seed=0, data_fingerprint="drawn by the script"),
     }
     table = Table("workers", "seconds a step, median (min to max)", "of it attack", f"times faster than {first}")
     for size, values in totals.items():
@@ -113,8 +101,7 @@ def main() -> int:
         row = f"{faster['median']:.2f} ({faster['min']:.2f} to {faster['max']:.2f})"
         table.add_row(str(size), spread(values, digits=2), f"{attack:.2f}", row)
     say(table)
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "scaling.json", record)
+    write_record(record, options.results, "scaling")
     return 0
 
 

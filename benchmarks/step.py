@@ -24,37 +24,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import ROOT, in_fresh_process, in_turns, print_memory, ratio, spread
+from measuring import ROOT, in_fresh_process, in_turns, print_memory, ratio, spread, write_record
 from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from rich.table import Table
+from subject import EPS, SHAPE, afa_run
 
 from afa_dist.attacks import attack_mode
 from afa_dist.cli.console import say
-from afa_dist.config import ContrastiveAttackConfig, ModelConfig, PretrainRun, ScalingConfig, ScheduleConfig
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
-from afa_dist.files import write_json
-from afa_dist.models.build import DataShape
 from afa_dist.training import contrast
 from afa_dist.training.job import make_step
-from afa_dist.training.provenance import provenance
 from afa_dist.training.step import autocast
-
-SHAPE = DataShape(3, (0.5,) * 3, (0.25,) * 3, tuple("0123456789"))
-EPS = 8 / 255
 
 
 class Bench:
     """A network with its optimiser and one batch; each method is one step."""
 
     def __init__(self, options: argparse.Namespace, precision: str) -> None:
-        run = PretrainRun(
-            model=ModelConfig(arch=options.arch),
-            attack=ContrastiveAttackConfig(eps=EPS, steps=options.steps, step_size=2 / 255),
-            schedule=ScheduleConfig(batch_size=options.batch),
-            scaling=ScalingConfig(precision=precision, device="cpu"),
-        )
+        run = afa_run(options.arch, options.batch, options.steps, precision)
         self.run, self.bf16 = run, precision == "bf16"
         self.step = make_step(run, SHAPE, World())
         self.optimiser = torch.optim.SGD(self.step.parameters(), lr=0.01, momentum=0.9)
@@ -159,8 +148,7 @@ def main() -> int:
 
     record = measure(options)
     show(record)
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "step.json", record)
+    write_record(record, options.results, "step")
     return 0
 
 
@@ -193,7 +181,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": taken,
         "extra_mb": memory,
         "ratios": ratios,
-        **provenance(seed=0, data_fingerprint="drawn by the script"),
     }
 
 

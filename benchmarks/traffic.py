@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from measuring import ROOT, write_record
 from rich.table import Table
 
 from afa_dist.cli.console import say
@@ -29,9 +30,7 @@ from afa_dist.config import MethodConfig
 from afa_dist.data.loader import Batch
 from afa_dist.files import write_json
 from afa_dist.training.contrast import Contrast
-from afa_dist.training.provenance import provenance
 
-ROOT = Path(__file__).resolve().parents[1]
 RANKS, GLOBAL_BATCH, DIM, CLASSES = 2, 1024, 128, 10
 ROUNDS, REPEATS = 20, 5
 
@@ -108,7 +107,6 @@ def main() -> int:
         "what": f"bytes sent by {RANKS} gloo processes together, global batch {GLOBAL_BATCH}, {DIM} dimensions, float32",
         "measured": found,
         "modelled": {name: modelled(method) for name, method in CASES.items()},
-        **provenance(seed=0, data_fingerprint="drawn by the script"),
     }
     table = Table("", "measured, kB (min to max)", "gather + reduce-scatter, kB", "ratio")
     for name, values in found.items():
@@ -117,8 +115,7 @@ def main() -> int:
         shown = f"{middle / 1e3:.0f} ({min(values) / 1e3:.0f} to {max(values) / 1e3:.0f})"
         table.add_row(name, shown, f"{expected / 1e3:.0f}", f"{middle / expected:.3f}")
     say(table)
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "traffic.json", record)
+    write_record(record, options.results, "traffic")
     return 0
 
 
