@@ -18,7 +18,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.test
-	for name in loss traffic step scaling threads; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in loss traffic startup step scaling threads; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
