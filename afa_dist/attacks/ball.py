@@ -43,7 +43,7 @@ class Climb:
             return
         # A gradient of exactly zero stays a step of zero instead of becoming NaN.
         length_B = l2_norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
-        x_adv.add_(gradient * _per_image(step_size / length_B, gradient))
+        x_adv.add_(gradient / _per_image(length_B, gradient), alpha=step_size)
         x_adv.copy_(self.ball.project(x_adv, self.x))
 
 

@@ -6,7 +6,7 @@ With s_ia = z_i.k_a / t, and P(i) the n_i keys of the class of anchor i that it 
   and so do its gradients; the log-sum-exp's are a softmax times the keys, and its transpose times the anchors.
 - **Denominator "negatives".** loss_i = mean over P(i) of softplus(L_i - s_ip), with L_i the log-sum-exp over the keys of
   other classes. It is no sum of a term in the positives and one in the negatives, so class sums do not help: it is
-  computed entry by entry, though on a few rows at a time as well, with twice the scratch memory.
+  computed entry by entry, though on a few rows at a time as well, with several times the scratch memory.
 
 Both go over the anchors once, in blocks of whole rows, and make three matrix products of it: similarities, gradient of
 the anchors, gradient of the keys (two where the keys need none, as in an attack against clean keys). A block whose scratch

@@ -24,7 +24,7 @@ def small_net(norm="batch"):
     norm=st.sampled_from(["linf", "l2"]),
     eps=st.floats(0, 2),
     steps=st.integers(0, 4),
-    step_size=st.floats(0, 3),
+    step_size=st.floats(0, 64),
     seed=st.integers(0, 10**6),
     random_start=st.booleans(),
     border=st.booleans(),
@@ -61,6 +61,14 @@ def test_l2_start_is_uniform_in_the_ball():
     start = Ball("l2", 0.4).random_start(x, SlicedRandom("t", 0, start=0, count=4096))
     inner = (Ball("l2", 0.4).distance(start, x) < 0.2).float().mean().item()
     assert inner == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_without_gradient_stays_where_it_is(norm):
+    """Also with the largest step there is: a step of no length must not become 0 times infinity."""
+    x = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    x_adv = pgd(lambda v: v[1].sum(), x, Ball(norm, 64.0 if norm == "l2" else 1.0), steps=2, step_size=64.0)
+    assert torch.equal(x_adv[0], x[0]) and torch.isfinite(x_adv).all() and not torch.equal(x_adv[1], x[1])
 
 
 @pytest.mark.parametrize("algorithm", ["fgsm-rs", "n-fgsm"])
