@@ -2,7 +2,7 @@
 # make test    all tests
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
-# make bench   all benchmarks, one after the other: half an hour on 2 idle cores; records under results/
+# make bench   all benchmarks, one after the other: about an hour on 2 idle cores; records under results/
 # Everything is installed into .venv (about 6 GB: torch brings its GPU libraries along).
 
 PYTHON ?= python3

@@ -1,6 +1,6 @@
 """One AFA pre-training step on the CPU: beside the network passes it must make, and beside the usual composition.
 
-    python benchmarks/step.py                                  # ResNet-18, 32x32, batch 128, PGD-10; some 10 minutes
+    python benchmarks/step.py                                  # ResNet-18, 32x32, batch 128, PGD-10; some 20 minutes
     python benchmarks/step.py --arch small-resnet --batch 32   # quick
 
 ours             attack and outer step of afa_dist, clean keys, as jobs/pretrain.py runs them
