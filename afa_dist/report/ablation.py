@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t
-
 from afa_dist.files import write_json, write_text
 
 
@@ -154,6 +152,8 @@ def _image_error(record: Mapping[str, Any]) -> str:
 def _difference_error(record: Mapping[str, Any]) -> list[str]:
     """How far the ± of a difference is from an interval that would show one, where there are differences."""
     counts = {len(d["values"]) for variant in record["variants"].values() for d in variant.get("difference", {}).values()}
+    from scipy.stats import t  # takes a second to import, and is wanted once, at the end
+
     factors = {n: t.ppf(0.975, n - 1) / math.sqrt(n) for n in sorted(counts) if n > 1}
     return [
         f"\nOver {n} seeds a 95 % interval of a mean difference is {factor:.1f} times as wide as its ± (t distribution)."
