@@ -12,16 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from afa_dist.models.norm import NormName, norm_factory
+from afa_dist.models.norm import NormName, conv_norm, norm_factory
 
 MakeNorm = Callable[[int], nn.Module]
 
 
-def projection(in_planes: int, out_planes: int, stride: int, norm: MakeNorm) -> nn.Sequential:
+class Projection(nn.Sequential):
     """The shortcut around a block: nothing where shapes agree, else a 1x1 convolution with normalisation."""
-    if stride == 1 and in_planes == out_planes:
-        return nn.Sequential()
-    return nn.Sequential(nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False), norm(out_planes))
+
+    def __init__(self, in_planes: int, out_planes: int, stride: int, norm: MakeNorm) -> None:
+        super().__init__()
+        if stride > 1 or in_planes != out_planes:
+            self.append(nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False))
+            self.append(norm(out_planes))
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        if len(self) == 0:
+            return x_BCHW
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
+        return conv_norm(conv, norm, x_BCHW)
 
 
 class BasicBlock(nn.Module):
@@ -35,11 +45,11 @@ class BasicBlock(nn.Module):
         self.bn1 = norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
-        self.shortcut = projection(in_planes, planes, stride, norm)
+        self.shortcut = Projection(in_planes, planes, stride, norm)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(self.conv1(x_BCHW)))
-        out = self.bn2(self.conv2(out))
+        out = F.relu(conv_norm(self.conv1, self.bn1, x_BCHW))
+        out = conv_norm(self.conv2, self.bn2, out)
         return F.relu(out + self.shortcut(x_BCHW))
 
 
@@ -61,12 +71,12 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(planes)
         self.conv3 = nn.Conv2d(planes, out_planes, 1, bias=False)
         self.bn3 = norm(out_planes)
-        self.shortcut = projection(in_planes, out_planes, stride, norm)
+        self.shortcut = Projection(in_planes, out_planes, stride, norm)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(self.conv1(x_BCHW)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
+        out = F.relu(conv_norm(self.conv1, self.bn1, x_BCHW))
+        out = F.relu(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
         return F.relu(out + self.shortcut(x_BCHW))
 
 
@@ -101,7 +111,7 @@ class ResNet(nn.Module):
         self.feature_dim = planes_in
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(self.conv1(x_BCHW)))
+        out = F.relu(conv_norm(self.conv1, self.bn1, x_BCHW))
         for index in range(self.stages):
             out = self.get_submodule(f"layer{index + 1}")(out)
         return out.mean(dim=(2, 3))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from afa_dist.models.norm import NormName, norm_factory
+from afa_dist.models.norm import NormName, conv_norm, norm_factory
 from afa_dist.models.resnet import MakeNorm
 
 STEM_PLANES = 16
@@ -36,7 +36,7 @@ class WideBlock(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         active = F.relu(self.bn1(x_BCHW))
-        out = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        out = self.conv2(F.relu(conv_norm(self.conv1, self.bn2, active)))
         return out + (x_BCHW if self.convShortcut is None else self.convShortcut(active))
 
 

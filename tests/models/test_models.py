@@ -1,9 +1,14 @@
 """The networks are the published ones, and BatchNorm over several processes is BatchNorm."""
 
+import contextlib
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from afa_dist.attacks import attack_mode
 from afa_dist.config import MethodConfig, ModelConfig
 from afa_dist.models import norm as norms
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_encoder
@@ -75,3 +80,36 @@ def test_the_formula_of_global_batch_norm_is_that_of_batch_norm(momentum, monkey
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations called inside, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("arch", "left"), [("resnet18", 0), ("resnet50", 0), ("wrn-10-1", 4)])
+def test_batch_norm_is_part_of_its_convolution_in_an_attack(arch, left):
+    """Same features and gradients without BatchNorm's own passes; `left`: layers that follow no convolution."""
+    net = build_encoder(ModelConfig(arch=arch, width=0 if arch.startswith("wrn") else 8), SHAPE).double().eval()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.2, 3)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    values = []
+    for mode in (contextlib.nullcontext(), attack_mode(net)):
+        with mode, Calls() as calls:
+            features = net(x)
+            values.append((features.detach(), *torch.autograd.grad((features * features.detach().cos()).sum(), x)))
+    assert calls.names["native_batch_norm"] + calls.names["native_batch_norm_backward"] == 2 * left
+    for plain, folded in zip(*values, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9 * plain.abs().max().item())
