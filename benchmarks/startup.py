@@ -2,9 +2,11 @@
 
     python benchmarks/startup.py
 
-The digits recipe, `jobs/pretrain.py --config recipes/digits.yaml`; each start is a command of its own that is stopped after
-its first step (the first row of metrics.jsonl). The cluster is started here with a token, has run a job before, and is
-ended here. Prints a table and writes results/startup.json. Run it on an otherwise idle machine.
+The digits recipe, `jobs/pretrain.py --config recipes/digits.yaml`, and beside it the least that Ray Train can do: a script
+that connects to Ray in the same way and whose two workers wrap one linear layer in DDP and step once. Each start is a
+command of its own that is stopped after its first step (the first row of metrics.jsonl). The cluster is started here with a
+token, has run a job before, and is ended here. Prints a table and writes results/startup.json. Run it on an otherwise idle
+machine.
 """
 
 from __future__ import annotations
@@ -25,21 +27,51 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from measuring import ROOT, spread, write_record
 from rich.table import Table
 
 from afa_dist.cli.console import say
+from afa_dist.config import ScalingConfig
+from afa_dist.runtime.cluster import session
 
 PATIENCE_SECONDS = 120
-COMMAND = [sys.executable, "jobs/pretrain.py", "--config", "recipes/digits.yaml", "--scaling.threads", "1"]
+DIGITS = ["jobs/pretrain.py", "--config", "recipes/digits.yaml", "--scaling.threads", "1", "--name", "run"]
+BARE = [__file__, "--bare"]
 
 
-def seconds_to_first_step(workers: int, env: Mapping[str, str]) -> float:
+def bare(folder: str) -> None:
+    """Ray Train with nothing of ours in it but the connection."""
+    with session(ScalingConfig(workers=2, threads=1)):
+        from ray import train
+        from ray.train.torch import TorchTrainer
+
+        TorchTrainer(
+            _bare_worker,
+            train_loop_config={"folder": folder},
+            scaling_config=train.ScalingConfig(num_workers=2),
+            run_config=train.RunConfig(name="ray", storage_path=folder),
+        ).fit()
+
+
+def _bare_worker(config: dict[str, str]) -> None:
+    net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.ones(1, 4)).sum().backward()
+    optimiser.step()
+    if torch.distributed.get_rank() == 0:
+        folder = Path(config["folder"]) / "run"
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("{}")
+    time.sleep(PATIENCE_SECONDS)  # until it is stopped, as a training run would be
+
+
+def seconds_to_first_step(command: list[str], env: Mapping[str, str]) -> float:
     with tempfile.TemporaryDirectory() as folder, Path(folder, "errors").open("w") as errors:
         rows = Path(folder) / "run" / "metrics.jsonl"
         start = time.perf_counter()
         process = subprocess.Popen(
-            [*COMMAND, "--runs_dir", folder, "--name", "run", "--scaling.workers", str(workers)],
+            [sys.executable, *command, folder],
             cwd=ROOT,
             env=dict(env),
             stdout=subprocess.DEVNULL,
@@ -87,21 +119,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.bare:
+        bare(options.bare)
+        return 0
     plain = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    taken: dict[str, list[float]] = {name: [] for name in ("in process", "2 Ray workers", "2 workers of a running cluster")}
-    first, second, third = taken.values()
+    here, workers = ([*DIGITS, "--scaling.workers", count, "--runs_dir"] for count in ("0", "2"))
+    taken: dict[str, list[float]] = {}
     with cluster() as joined:
         time.sleep(10)  # it is to be idle, not starting, when others are measured
-        seconds_to_first_step(2, joined)  # the cluster has run one before
+        seconds_to_first_step(workers, joined)  # the cluster has run one before
+        starts = {
+            "in process": (here, plain),
+            "2 Ray workers": (workers, plain),
+            "2 Ray workers, bare Ray Train": (BARE, plain),
+            "2 workers of a running cluster": (workers, joined),
+            "2 workers of a running cluster, bare Ray Train": (BARE, joined),
+        }
         for _ in range(options.repeats):
-            first.append(seconds_to_first_step(0, plain))
-            second.append(seconds_to_first_step(2, plain))
-            third.append(seconds_to_first_step(2, joined))
+            for name, (command, env) in starts.items():
+                taken.setdefault(name, []).append(seconds_to_first_step(command, env))
     record: dict[str, Any] = {"what": "seconds from the command to the first optimiser step, digits", "seconds": taken}
-    table = Table("", "seconds to the first step, median (min to max)", "more than in process")
+    table = Table("", "seconds, median (min to max)", "more than in process")
     for name, values in taken.items():
-        more = statistics.median(values) - statistics.median(first)
+        more = statistics.median(values) - statistics.median(taken["in process"])
         table.add_row(name, spread(values, digits=1), f"{more:.1f}")
     say(table)
     write_record(record, options.results, "startup")

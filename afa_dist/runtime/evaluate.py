@@ -111,7 +111,7 @@ def _shards(
         return
     from afa_dist.runtime.ray_evaluate import evaluate_on_ray  # imports Ray, after the session's settings
 
-    yield from evaluate_on_ray(run, model_folder(run.model), starts, placement)
+    yield from evaluate_on_ray(run, test, model_folder(run.model), starts, placement)
 
 
 def check(run: EvaluateRun) -> ImageSet:

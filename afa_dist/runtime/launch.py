@@ -38,4 +38,4 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
         return in_process.fit(run, splits, directory, placement, on_row)
     from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
 
-    return ray_train.fit(run, directory, placement, start, on_row)
+    return ray_train.fit(run, splits, directory, placement, start, on_row)

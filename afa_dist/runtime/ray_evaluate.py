@@ -11,26 +11,31 @@ import torch
 from ray.util import ActorPool
 
 from afa_dist.config import EvaluateRun
+from afa_dist.data.image_set import ImageSet
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.shards import ShardResult
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
+from afa_dist.runtime.sharing import SharedImages, share
 
 
 class _Worker:
-    def __init__(self, run: EvaluateRun, model: Path, threads: int, gpu: bool) -> None:
+    def __init__(self, run: EvaluateRun, model: Path, threads: int, gpu: bool, images: SharedImages | None) -> None:
         torch.set_num_threads(threads)
-        self.evaluator = ShardEvaluator(run, model, "cuda" if gpu else "cpu")
+        test = images.get()["test"] if images is not None else None
+        self.evaluator = ShardEvaluator(run, model, "cuda" if gpu else "cpu", test)
 
     def evaluate(self, start: int) -> ShardResult:
         return self.evaluator.evaluate(start)
 
 
-def evaluate_on_ray(run: EvaluateRun, model: Path, starts: list[int], placement: Placement) -> Iterator[ShardResult]:
+def evaluate_on_ray(
+    run: EvaluateRun, test: ImageSet, model: Path, starts: list[int], placement: Placement
+) -> Iterator[ShardResult]:
     """Yield shards as they finish, in any order."""
     worker_class = ray.remote(max_restarts=3, max_task_retries=3)(_Worker)
     options = {"num_cpus": placement.threads, "num_gpus": 1 if placement.gpu else 0}
-    arguments = (absolute(run), model, placement.threads, placement.gpu)
+    arguments = (absolute(run), model, placement.threads, placement.gpu, share({"test": test}))
     workers = [worker_class.options(**options).remote(*arguments) for _ in range(placement.workers)]
 
     def submit(worker: Any, start: int) -> Any:

@@ -1,7 +1,7 @@
 """Training on Ray Train: worker groups, restarts after lost workers. The loop is the one of the in-process twin.
 
 Workers resume from the run directory's own checkpoints, which every node must be able to read; Ray's storage beneath
-it holds only Ray's bookkeeping.
+it holds only Ray's bookkeeping. Images come from the driver where they fit into Ray's object store.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from ray import train as ray_train
 from ray.train.torch import TorchTrainer, get_device
 
 from afa_dist.config import TrainingRun
-from afa_dist.data.catalogue import load_splits
+from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
+from afa_dist.runtime.sharing import SharedImages, share
 from afa_dist.training.job import agree, train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 
 
-def fit(run: TrainingRun, directory: RunDirectory, placement: Placement, start: str, on_row: OnRow) -> dict[str, Any]:
+def fit(
+    run: TrainingRun, splits: DataSplits, directory: RunDirectory, placement: Placement, start: str, on_row: OnRow
+) -> dict[str, Any]:
     """Train on Ray workers and return the run's summary.
 
     start: the identity of this start in provenance.json, by which workers recognise the shared run directory.
@@ -41,6 +44,8 @@ def fit(run: TrainingRun, directory: RunDirectory, placement: Placement, start: 
             "directory": str(directory.path),
             "threads": placement.threads,
             "start": start,
+            "images": share({"train": splits.train, "held_out": splits.held_out, "test": splits.test}),
+            "fingerprint": splits.fingerprint(),
         },
         scaling_config=ray_train.ScalingConfig(
             num_workers=placement.workers,
@@ -95,7 +100,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
         splits, error = None, None
         try:
             _check_shared(directory, config["start"])
-            splits = load_splits(run.data)
+            splits = _images(run, config["images"], config["fingerprint"])
         except UserError as found:
             error = found
         agree(world, error)
@@ -103,6 +108,17 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
         return {"summary": train(run, splits, directory, world, on_row=lambda row: None)}
     except (TrainingError, UserError) as failure:
         return {"failure": str(failure)}
+
+
+def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> DataSplits:
+    """The driver's images: from the object store or, where they are too large for it, read here and compared."""
+    if shared is not None:
+        return DataSplits(**shared.get())
+    splits = load_splits(run.data)
+    if splits.fingerprint() != fingerprint:
+        what = f"{run.data.path or run.data.name} on {socket.gethostname()} holds other images than on the driver"
+        raise UserError.one("data.path", f"{what}; use the same files on all nodes, or a folder that they share")
+    return splits
 
 
 def _check_shared(directory: RunDirectory, start: str) -> None:

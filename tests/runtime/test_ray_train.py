@@ -81,8 +81,12 @@ def test_two_ray_workers_end_with_the_metrics_of_one_process(ray_cluster, tmp_pa
     assert rows == got  # the driver saw every row, in order
 
 
-def test_a_killed_worker_is_survived(ray_cluster, tmp_path):
-    """SIGKILL to one of two workers in mid-run: the group restarts from the last checkpoint and finishes."""
+def test_a_killed_worker_is_survived(ray_cluster, tmp_path, monkeypatch):
+    """SIGKILL to one of two workers in mid-run: the group restarts from the last checkpoint and finishes.
+
+    The images count as too large for the object store here: workers read them by themselves.
+    """
+    monkeypatch.setattr("afa_dist.runtime.sharing.STORE_SHARE", 0.0)
     longer = dataclasses.replace(RUN.schedule, epochs=12)
     run = run_in(tmp_path, schedule=longer)
     directory = RunDirectory.of(run)
@@ -115,6 +119,39 @@ def train_workers():
     """Processes of Ray Train's workers beneath this test process, by pid."""
     children = psutil.Process().children(recursive=True)
     return sorted(p.pid for p in children if "RayTrainWorker" in " ".join(p.cmdline()))
+
+
+def test_workers_map_the_drivers_images(ray_cluster, digits):
+    """Same images and labels, in memory that is not the worker's own."""
+    import ray
+
+    from afa_dist.runtime.sharing import share
+
+    shared = share({"test": digits.test, "train": digits.train})
+
+    @ray.remote
+    def look(shared):
+        images = shared.get()
+        owned = [part.images_NCHW.numpy().flags.owndata for part in images.values()]
+        base = images["test"].images_NCHW.data_ptr()
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            first, end = (int(address, 16) for address in line.split()[0].split("-"))
+            if first <= base < end:
+                mapped = line
+        return {name: part.fingerprint() for name, part in images.items()}, owned, mapped
+
+    prints, owned, mapped = ray.get(look.remote(shared))
+    assert prints == {"test": digits.test.fingerprint(), "train": digits.train.fingerprint()}
+    assert owned == [False, False]
+    assert "plasma" in mapped
+
+
+def test_a_node_with_other_images_is_found_out(ray_cluster, digits, tmp_path):
+    from afa_dist.runtime.ray_train import _images
+
+    assert _images(RUN, None, digits.fingerprint()).fingerprint() == digits.fingerprint()
+    with pytest.raises(UserError, match="other images than on the driver"):
+        _images(RUN, None, digits.train.fingerprint())
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_at_once(ray_cluster, tmp_path):

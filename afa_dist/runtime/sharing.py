@@ -1,0 +1,64 @@
+"""One copy of the images on a node: the driver puts them into Ray's object store, where workers map them, read-only.
+
+So images are decoded once however many workers there are, only the driver needs to see their files, and all workers
+have the same ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from afa_dist.data.image_set import ImageSet
+
+STORE_SHARE = 0.5
+"""Part of the smallest node's object store that images may take; beyond it Ray would begin to spill."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arrays:
+    """What Ray maps instead of copying: NumPy arrays."""
+
+    images_NCHW: np.ndarray
+    labels_N: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedImages:
+    """Names and references of image sets in the object store. Small enough to be sent anywhere."""
+
+    parts: Mapping[str, ray.ObjectRef[Any]]
+
+    def get(self) -> dict[str, ImageSet]:
+        """The image sets. Their tensors must not be written to: other processes see the same memory."""
+        return {name: _image_set(ray.get(part)) for name, part in self.parts.items()}
+
+
+def share(sets: Mapping[str, ImageSet]) -> SharedImages | None:
+    """Put `sets` into the object store of the connected cluster; None where they are too large for that."""
+    needed = sum(part.images_NCHW.nbytes + part.labels_N.nbytes for part in sets.values())
+    if needed > STORE_SHARE * min(_stores(ray.nodes()), default=0):
+        return None
+    return SharedImages({name: ray.put(_arrays(part)) for name, part in sets.items()})
+
+
+def _stores(nodes: Iterable[Mapping[str, Any]]) -> Iterable[float]:
+    """Bytes of the object store of each node that lives."""
+    return (node["Resources"].get("object_store_memory", 0) for node in nodes if node["Alive"])
+
+
+def _arrays(images: ImageSet) -> _Arrays:
+    return _Arrays(images.images_NCHW.contiguous().numpy(), images.labels_N.numpy(), images.classes)
+
+
+def _image_set(arrays: _Arrays) -> ImageSet:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes to images
+        return ImageSet(torch.from_numpy(arrays.images_NCHW), torch.from_numpy(arrays.labels_N), arrays.classes)
