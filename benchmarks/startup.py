@@ -66,6 +66,11 @@ def _bare_worker(config: dict[str, str]) -> None:
     time.sleep(PATIENCE_SECONDS)  # until it is stopped, as a training run would be
 
 
+def hear_interrupts() -> None:
+    """What a shell starts in the background is deaf to Ctrl-C, and so would be what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def seconds_to_first_step(command: list[str], env: Mapping[str, str]) -> float:
     with tempfile.TemporaryDirectory() as folder, Path(folder, "errors").open("w") as errors:
         rows = Path(folder) / "run" / "metrics.jsonl"
@@ -77,6 +82,7 @@ def seconds_to_first_step(command: list[str], env: Mapping[str, str]) -> float:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
         try:
             while not (rows.exists() and rows.stat().st_size):
