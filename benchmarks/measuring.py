@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -32,14 +33,20 @@ def in_turns(work: Mapping[str, Work], repeats: int, warm_up: int = 1) -> dict[s
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest of the ratios within a repeat."""
+    """Median, lowest and highest of the ratios within a repeat, to 4 digits."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return {"median": round(statistics.median(ratios), 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3)}
+    values = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
-def in_fresh_process(script: str, *arguments: str) -> dict[str, float]:
-    """What `script` prints as JSON when it runs by itself: for memory, which one process cannot measure twice."""
-    done = subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True)
+def in_fresh_process(script: str, *arguments: str, live: bool = False) -> dict[str, float]:
+    """What `script` prints as JSON when it runs by itself: for memory, which one process cannot measure twice.
+
+    live: whether freed memory goes back at once, so that a peak is what was needed. Otherwise it holds as well what the
+    allocator kept (glibc), which depends on sizes and order and differs by a tenth from run to run.
+    """
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"} if live else None
+    done = subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True, env=env)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -9,8 +9,8 @@ bare passes      the same network passes with nothing between them: clean images
 composition      what is written today: torchattacks' PGD loop on the SupConLoss of pytorch-metric-learning, float32,
                  clean embeddings made once before the loop, then the loss of both halves
 
-Each in float32 and, for the first two, bfloat16. Memory is the peak of a fresh process beyond what it held (Linux). Prints
-a table and writes results/step.json. Run it on an otherwise idle machine.
+Each in float32 and, for the first two, bfloat16. Memory is the peak of a fresh process beyond what it held (Linux, glibc),
+with freed memory given back at once. Prints a table and writes results/step.json. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -161,7 +161,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     taken = in_turns(work, options.repeats)
     flags = [f"--{name}={getattr(options, name)}" for name in ("arch", "batch", "steps", "threads")]
     memory = {
-        f"{what}, {precision}": [in_fresh_process(__file__, *flags, "--alone", precision, what)["extra_mb"]]
+        f"{what}, {precision}": [
+            in_fresh_process(__file__, *flags, "--alone", precision, what, live=True)["extra_mb"]
+            for _ in range(options.repeats)
+        ]
         for precision in benches
         for what in ("ours", "outer")
     }
@@ -192,7 +195,7 @@ def show(record: dict[str, Any]) -> None:
         table.add_row(name, spread(values, digits=2), spread([settings["batch"] / value for value in values], digits=1))
     say(table)
     for name, value in record["ratios"].items():
-        say(f"{name}: {value['median']:.3f} ({value['min']:.3f} to {value['max']:.3f})")
+        say(f"{name}: {value['median']:.4g} ({value['min']:.4g} to {value['max']:.4g})")
 
 
 if __name__ == "__main__":

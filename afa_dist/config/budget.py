@@ -2,6 +2,8 @@
 
 A pass whose gradient is taken costs about three times one without. Nearly all passes of training have one (not those of
 clean keys or clean predictions in an attack, nor the loss of a frozen extractor), so the count is a fair measure of time.
+It holds for networks with BatchNorm; without it attack and loss share the pass of the clean images, which is not taken off
+here, so that a budget means the same for every network.
 """
 
 from __future__ import annotations

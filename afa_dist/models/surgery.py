@@ -65,12 +65,16 @@ def _global_form(layer: nn.Module) -> GlobalBatchNorm2d | None:
     return new.train(layer.training)
 
 
+def has_batch_statistics(layer: nn.Module) -> bool:
+    """Whether `layer` itself normalises by statistics of its batch in training mode."""
+    return isinstance(layer, _BatchNorm) or hasattr(layer, "running_var")
+
+
 def batch_statistics_left(net: nn.Module) -> list[str]:
     """Kinds of layers in `net`, sorted, whose statistics are those of one worker's batch."""
     kinds = set()
     for module in net.modules():
-        statistics = isinstance(module, _BatchNorm) or hasattr(module, "running_var")
-        if statistics and not isinstance(module, GlobalBatchNorm2d):
+        if has_batch_statistics(module) and not isinstance(module, GlobalBatchNorm2d):
             kinds.add(type(module).__name__)
     return sorted(kinds)
 

@@ -56,17 +56,29 @@ class Contrast:
         z_AD = torch.cat([z_adv_BD, z_clean_BD])
         return self._compare(z_AD, y.repeat(2), keys, self_A=itself, copy_A=other) / len(z_AD)
 
-    def objective(self, embed: Embed, batch: Batch, clean_BCHW: torch.Tensor, *, clean_keys: bool) -> Objective:
+    def attack_needs_clean(self, *, clean_keys: bool) -> bool:
+        """Whether an attack on the loss compares with clean images."""
+        return clean_keys or self.method.keys != "adversarial"
+
+    def objective(
+        self,
+        embed: Embed,
+        batch: Batch,
+        clean_BCHW: torch.Tensor,
+        *,
+        clean_keys: bool,
+        z_clean_BD: torch.Tensor | None = None,
+    ) -> Objective:
         """What an attack on the loss maximises: the sum of the losses of adversarial anchors.
 
-        The clean images pass through the network here, once. With `clean_keys`, or where the loss has no others,
-        nothing is communicated inside the attack's loop.
+        The clean images pass through the network here, once, unless `z_clean_BD` are their embeddings. With `clean_keys`,
+        or where the loss has no others, nothing is communicated inside the attack's loop.
         """
         kinds = "clean" if clean_keys else self.method.keys
         clean_GD = None
-        if kinds != "adversarial":
+        if self.attack_needs_clean(clean_keys=clean_keys):
             with torch.no_grad():
-                clean_GD = gather_detached(embed(clean_BCHW))
+                clean_GD = gather_detached(embed(clean_BCHW) if z_clean_BD is None else z_clean_BD)
 
         def objective(x_adv_BCHW: torch.Tensor) -> torch.Tensor:
             z_adv = embed(x_adv_BCHW)

@@ -5,6 +5,8 @@ Legend: B images of this worker, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,7 +15,8 @@ from afa_dist.attacks import Objective, attack_mode, cross_entropy, kl_to_clean
 from afa_dist.config import FinetuneRun
 from afa_dist.data.loader import Batch
 from afa_dist.losses import trades_loss
-from afa_dist.models.networks import Classifier, JointForward, JointNet
+from afa_dist.models.networks import Classifier, JointForward, JointNet, JointOutput
+from afa_dist.training.clean_pass import CleanPass, same_in_attack
 from afa_dist.training.contrast import Contrast
 from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
 
@@ -36,6 +39,7 @@ class FinetuneStep:
         self.run = run
         self.bf16 = bf16
         self.contrast = Contrast(run.method, net.linear.out_features)
+        self.clean = CleanPass()
         if run.mode == "linear":
             net.encoder.requires_grad_(False)
 
@@ -52,29 +56,43 @@ class FinetuneStep:
         if self.run.objective == "ce" or eps == 0:
             return batch.images_BCHW
         attack = self.run.attack
+        clean = self.clean_pass(batch)
         with attack_mode(self.net, attack.bn), autocast(batch.images_BCHW.device, self.bf16):
-            return find_adversarial(self.objective(batch), batch, attack, eps=eps, seed=self.run.seed, step=step)
+            objective = self.objective(batch, clean)
+            return find_adversarial(objective, batch, attack, eps=eps, seed=self.run.seed, step=step)
 
-    def objective(self, batch: Batch) -> Objective:
+    @property
+    def both(self) -> bool:
+        """Whether the loss looks at clean images as well as at adversarial ones."""
+        return self.run.objective == "trades" or self.run.afa_weight > 0
+
+    def clean_pass(self, batch: Batch) -> torch.Tensor | JointOutput | None:
+        """The outer pass of the clean images, if attack and loss have a use for it and would make the same."""
+        self.clean.drop()
+        if not self.both or self.run.attack_objective == "ce" or not same_in_attack(self.net, self.run.attack.bn):
+            return None
+        with autocast(batch.images_BCHW.device, self.bf16):
+            return cast("torch.Tensor | JointOutput", self.clean.make(self.forward, batch.images_BCHW))
+
+    def objective(self, batch: Batch, clean: torch.Tensor | JointOutput | None = None) -> Objective:
         """What the attack maximises. The clean prediction of TRADES is made once and has no gradient."""
         kind, y = self.run.attack_objective, batch.labels_B
         if kind == "ce":
             return lambda x_adv: cross_entropy(self.net(x_adv), y)
         if kind == "kl":
             with torch.no_grad():
-                clean_logits = self.net(batch.images_BCHW)
+                clean_logits = self.net(batch.images_BCHW) if clean is None else logits_of(clean).detach()
             return lambda x_adv: kl_to_clean(self.net(x_adv), clean_logits)
         assert isinstance(self.net, JointNet)
-        return self.contrast.objective(self.net.embed, batch, batch.images_BCHW, clean_keys=True)
+        z_clean = clean.embeddings_BD if isinstance(clean, JointOutput) else None
+        return self.contrast.objective(self.net.embed, batch, batch.images_BCHW, clean_keys=True, z_clean_BD=z_clean)
 
     def loss(self, batch: Batch, x_adv_BCHW: torch.Tensor) -> StepOutput:
         run, y = self.run, batch.labels_B
         # Both halves in one forward pass where both are needed: BatchNorm sees the mixture, DDP sees one pass.
-        both = run.objective == "trades" or run.afa_weight > 0
         with autocast(x_adv_BCHW.device, self.bf16):
-            out = self.forward(torch.cat([x_adv_BCHW, batch.images_BCHW]) if both else x_adv_BCHW)
-        logits = out if isinstance(out, torch.Tensor) else out.logits_BK
-        adv_logits, clean_logits = logits.chunk(2) if both else (logits, logits)
+            out = self.clean.both(self.forward, x_adv_BCHW, batch.images_BCHW) if self.both else self.forward(x_adv_BCHW)
+        adv_logits, clean_logits = logits_of(out).chunk(2) if self.both else (logits_of(out), logits_of(out))
 
         smoothing = run.label_smoothing
         if run.objective == "trades":
@@ -91,9 +109,14 @@ class FinetuneStep:
             sums["afa_loss"] = (afa.detach() * n, n)
         if run.objective != "ce":
             sums["robust_acc"] = (correct(adv_logits, y), n)
-        if both or run.objective == "ce":
+        if self.both or run.objective == "ce":
             sums["clean_acc"] = (correct(clean_logits, y), n)
         return StepOutput(loss, {"loss": (loss.detach() * n, n), **sums})
 
     def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return self.net(x_BCHW)
+
+
+def logits_of(out: torch.Tensor | JointOutput) -> torch.Tensor:
+    """The logits (B, K) in what the outer pass gives."""
+    return out if isinstance(out, torch.Tensor) else out.logits_BK

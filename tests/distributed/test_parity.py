@@ -58,6 +58,14 @@ CASES = {
         attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
         awp=AwpConfig(gamma=0.01),
     ),
+    "joint, one clean pass": FinetuneRun(
+        mode="full",
+        objective="trades",
+        afa_weight=0.5,
+        model=ModelConfig(width=8, norm="group", projection_dim=16),
+        attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
+        awp=AwpConfig(gamma=0.01),
+    ),
 }
 
 
