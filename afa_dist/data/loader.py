@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from afa_dist.data.ahead import Ahead
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.image_set import ImageSet
 from afa_dist.distributed.randomness import SlicedRandom, derive_seed
@@ -45,7 +47,8 @@ class Batch(NamedTuple):
 class Loader:
     """Random access to the batches of a run: `batch(step)` for any step, in any order, at the same cost.
 
-    batch_size is global. An epoch drops the images that do not fill a batch; the next one shuffles anew.
+    batch_size is global. An epoch drops the images that do not fill a batch; the next one shuffles anew. Where images lie
+    elsewhere than on the worker's device (see `placed`), those of the next step are fetched while one is made.
     """
 
     data: ImageSet
@@ -73,16 +76,30 @@ class Loader:
         """This worker's slice of the global batch of `step`, augmented."""
         share = self.batch_size // self.world.size
         start = self.world.rank * share
-        index_G = torch.from_numpy(self.indices(step))
         device = self.world.device
-        index_G = index_G.to(self.data.images_NCHW.device, non_blocking=True)
-        images = self.data.images_NCHW[index_G[start : start + share]].to(device, non_blocking=True).to(self.dtype) / 255
+        bytes_BCHW, labels_G = self._fetch(step)
+        images = bytes_BCHW.to(device, non_blocking=True).to(self.dtype) / 255
         views = [
             self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
             for name in (("augment", "augment again") if self.two_views else ("augment",))
         ]
-        labels_G = self.data.labels_N[index_G].to(device, non_blocking=True)
-        return Batch(views[0], labels_G, start, views[1] if self.two_views else None)
+        return Batch(views[0], labels_G.to(device, non_blocking=True), start, views[1] if self.two_views else None)
+
+    @functools.cached_property
+    def _fetch(self) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+        near = self.data.images_NCHW.device.type == self.world.device.type
+        return self._rows if near else Ahead(self._rows)
+
+    def _rows(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """This worker's images of `step` as bytes and all labels, from where the data lie."""
+        share = self.batch_size // self.world.size
+        index_G = torch.from_numpy(self.indices(step)).to(self.data.images_NCHW.device, non_blocking=True)
+        own_B = index_G[self.world.rank * share : (self.world.rank + 1) * share]
+        images_BCHW, labels_G = self.data.images_NCHW[own_B], self.data.labels_N[index_G]
+        if self.world.device.type == "cuda" and images_BCHW.device.type == "cpu":
+            # From pinned memory alone does a copy to the GPU not wait for the host.
+            return images_BCHW.pin_memory(), labels_G.pin_memory()
+        return images_BCHW, labels_G
 
 
 DEVICE_SHARE = 0.2

@@ -1,6 +1,7 @@
 """Which images a step sees, and what augmentation does to them."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afa_dist.data.ahead import Ahead
 from afa_dist.data.augment import Augmentation, crop
 from afa_dist.data.image_set import ImageSet, choose_evenly, hold_out
 from afa_dist.data.loader import Loader
@@ -113,3 +115,36 @@ def test_pixel_statistics_are_exact():
     pixels = DATA.images_NCHW.double() / 255
     assert mean[0] == pytest.approx(pixels.mean().item(), abs=1e-6)
     assert std[0] == pytest.approx(pixels.std(correction=0).item(), abs=1e-6)
+
+
+def test_what_is_fetched_ahead_is_what_would_have_been_fetched():
+    """In order, out of order, repeated; a failure is that of the step that failed, and the next step works."""
+    fetched = []
+
+    def fetch(step):
+        fetched.append(step)
+        if step == 5:
+            raise OSError("step 5")
+        return step * 10
+
+    ahead = Ahead(fetch)
+    assert [ahead(step) for step in (0, 1, 2, 2, 7, 8, 3, 4)] == [0, 10, 20, 20, 70, 80, 30, 40]
+    with pytest.raises(OSError, match="step 5"):
+        ahead(5)
+    assert ahead(6) == 60
+    assert fetched[:3] == [0, 1, 2]  # 1 and 2 were on their way when they were asked for
+
+
+def test_the_next_step_is_fetched_without_being_asked_for():
+    waiting = threading.Event()
+    ahead = Ahead(lambda step: waiting.set() if step == 1 else None)
+    ahead(0)
+    assert waiting.wait(timeout=10)
+
+
+def test_a_loader_that_fetches_ahead_gives_the_same_batches():
+    plain, ahead = loader(), loader()
+    ahead.__dict__["_fetch"] = Ahead(ahead._rows)  # as on a GPU that cannot hold the images
+    for step in (0, 1, 2, 7, 3):
+        for a, b in zip(plain.batch(step), ahead.batch(step), strict=True):
+            assert a is b is None or a == b if not isinstance(a, torch.Tensor) else torch.equal(a, b)
