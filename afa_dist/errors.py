@@ -39,3 +39,7 @@ class UserError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on for a reason the user should read (for example a loss that is not finite)."""
+
+
+class Stopped(RuntimeError):
+    """Training was warned that its time is over (a signal, a node that is taken away), saved its state and ended."""

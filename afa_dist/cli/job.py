@@ -1,7 +1,7 @@
 """What every job does around its work: read the command line, collect mistakes, answer with the right exit code.
 
-Exit codes: 0 done, 1 training failed, 2 a mistake in the options, the data or the cluster, 130 stopped by the user (the
-same command continues).
+Exit codes: 0 done, 1 training failed, 2 a mistake in the options, the data or the cluster, 75 stopped after a warning with
+all saved (EX_TEMPFAIL: try again), 130 stopped by the user; after 75 and 130 the same command continues.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from afa_dist.cli.console import reading_shown
 from afa_dist.cli.specification import build
 from afa_dist.config import Section
 from afa_dist.config.fields import to_mapping
-from afa_dist.errors import Problem, TrainingError, UserError
+from afa_dist.errors import Problem, Stopped, TrainingError, UserError
 
 S = TypeVar("S", bound=Section)
 Prepared = TypeVar("Prepared")
+
+STOPPED = 75
+"""Exit code of a run that heeded a warning. It is EX_TEMPFAIL of sysexits.h."""
 
 Resolve = Callable[[Arguments], tuple[type[S], dict[str, Any]]]
 """Finds the options of a run: the class to build, and nested values for it."""
@@ -65,6 +68,9 @@ def run_job(
     except TrainingError as error:
         print(f"afa-dist: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"afa-dist: stopped by {stopped}, all is saved; the same command continues", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("\nafa-dist: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130

@@ -39,12 +39,15 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def all_true(self, flag: torch.Tensor) -> bool:
-        """Whether `flag` (a 0-d boolean tensor) holds on every rank; every rank gets the same answer."""
-        agreed = flag.to(torch.float32)
+    def all_true(self, *flags: torch.Tensor | bool) -> list[bool]:
+        """For each flag (a bool, or a 0-d boolean tensor) whether it holds on every rank; every rank gets the same answers.
+
+        One collective and one wait for the device for all of them.
+        """
+        agreed = torch.stack([torch.as_tensor(flag, dtype=torch.float32, device=self.device) for flag in flags])
         if self.size > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-        return bool(agreed.item() > 0.5)
+        return [value > 0.5 for value in agreed.tolist()]
 
     def texts(self, text: str) -> list[str]:
         """The `text` of every rank, in order, each cut to 1,000 bytes; every rank gets the same list."""

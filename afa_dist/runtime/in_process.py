@@ -16,6 +16,7 @@ from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.job import train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.warned import Warnings, heed_signals
 
 
 def fit(
@@ -23,7 +24,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train here. Under torchrun (WORLD_SIZE set) this process is one of several workers."""
     torch.set_num_threads(placement.threads)
-    return train(run, splits, directory, world(placement.gpu), on_row)
+    with heed_signals() as signalled:
+        return train(run, splits, directory, world(placement.gpu), on_row, Warnings(signalled))
 
 
 def world(gpu: bool) -> World:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from ray.train.torch import TorchTrainer, get_device
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.distributed import World
-from afa_dist.errors import TrainingError, UserError
+from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.sharing import SharedImages, share
 from afa_dist.training.job import agree, train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.warned import Warnings, heed_signals
 
 
 def fit(
@@ -35,6 +38,7 @@ def fit(
     start: the identity of this start in provenance.json, by which workers recognise the shared run directory.
 
     Raises:
+        Stopped: this process or the cluster was warned, and all is saved.
         TrainingError: the loop gave up, or more workers were lost than scaling.max_failures.
     """
     trainer = TorchTrainer(
@@ -58,18 +62,29 @@ def fit(
             failure_config=ray_train.FailureConfig(max_failures=run.scaling.max_failures),
         ),
     )
-    with RowTail(directory, on_row):
+    with RowTail(directory, on_row), heed_signals() as signalled:
         try:
-            outcome = _fit_interruptibly(trainer)
+            outcome = _fit_interruptibly(trainer, lambda: _pass_on(signalled(), directory, start))
         except ray_train.TrainingFailedError as error:
             raise TrainingError(_reason(error, directory, run)) from error
+    if "stopped" in outcome:
+        raise Stopped(outcome["stopped"])
     if "failure" in outcome:
         raise TrainingError(outcome["failure"])
     return dict(outcome["summary"])
 
 
-def _fit_interruptibly(trainer: TorchTrainer) -> dict[str, Any]:
-    """`trainer.fit()` in a thread: in the main one Ray would take over Ctrl-C, and keep it after the fit."""
+def _pass_on(reason: str, directory: RunDirectory, start: str) -> None:
+    """Tell the workers of a signal that only this process got."""
+    if reason and not directory.asked_to_stop(start):
+        directory.ask_to_stop(start, reason)
+
+
+def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> dict[str, Any]:
+    """`trainer.fit()` in a thread: in the main one Ray would take over Ctrl-C, and keep it after the fit.
+
+    meanwhile: called a few times a second in this thread.
+    """
     box: dict[str, Any] = {}
 
     def target() -> None:
@@ -82,6 +97,7 @@ def _fit_interruptibly(trainer: TorchTrainer) -> dict[str, Any]:
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
+        meanwhile()
     if "error" in box:
         raise box["error"]
     return box["result"] or {"failure": "the workers ended without a result"}
@@ -105,9 +121,19 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
             error = found
         agree(world, error)
         assert splits is not None
-        return {"summary": train(run, splits, directory, world, on_row=lambda row: None)}
+        own = partial(directory.asked_to_stop, config["start"]) if world.is_main else str
+        warnings = Warnings(own, cluster=_preempted)
+        return {"summary": train(run, splits, directory, world, on_row=lambda row: None, warnings=warnings)}
+    except Stopped as stopped:
+        return {"stopped": str(stopped)}
     except (TrainingError, UserError) as failure:
         return {"failure": str(failure)}
+
+
+def _preempted() -> str:
+    """Whether Ray knows that a node of this run is taken away soon; all workers must ask together."""
+    info = ray_train.get_preemption_info()
+    return f"a node is taken away (Ray's notice for workers {info.preempted_ranks})" if info else ""
 
 
 def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> DataSplits:

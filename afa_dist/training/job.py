@@ -24,12 +24,21 @@ from afa_dist.training.loop import Trainer
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.warned import Warnings
 
 
-def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: World, on_row: OnRow) -> dict[str, Any]:
+def train(
+    run: TrainingRun,
+    splits: DataSplits,
+    directory: RunDirectory,
+    world: World,
+    on_row: OnRow,
+    warnings: Warnings | None = None,
+) -> dict[str, Any]:
     """Run `run` to its end on this worker and return its summary (also written as summary.json by the main worker).
 
     Raises:
+        Stopped: there was a warning, and all is saved.
         UserError: the directory is in use, or the weights to start from do not fit.
         TrainingError: the run cannot go on, or another worker could not start.
     """
@@ -45,7 +54,7 @@ def train(run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: 
         assert step is not None
         if world.size > 1:
             step.forward = wrap(step.forward, world)
-        result = Trainer(step, run, splits, directory, world, on_row).run()
+        result = Trainer(step, run, splits, directory, world, on_row, warnings).run()
         if world.is_main:
             finish(run, splits, directory, {**result, "seconds": directory.seconds()})
         world.barrier()  # nobody goes on to what builds on this before it is written

@@ -17,7 +17,7 @@ from afa_dist.data.augment import Augmentation
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.loader import Batch, Loader, placed
 from afa_dist.distributed import World
-from afa_dist.errors import TrainingError
+from afa_dist.errors import Stopped, TrainingError
 from afa_dist.training.averaging import WeightAverage, recompute_statistics
 from afa_dist.training.awp import worst_weights
 from afa_dist.training.checkpoint import Checkpoint
@@ -29,6 +29,7 @@ from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.schedule import Schedule
 from afa_dist.training.step import Step
 from afa_dist.training.validate import validate
+from afa_dist.training.warned import Warnings
 
 
 @dataclasses.dataclass
@@ -53,7 +54,14 @@ class Trainer:
     """
 
     def __init__(
-        self, step: Step, run: TrainingRun, splits: DataSplits, directory: RunDirectory, world: World, on_row: OnRow
+        self,
+        step: Step,
+        run: TrainingRun,
+        splits: DataSplits,
+        directory: RunDirectory,
+        world: World,
+        on_row: OnRow,
+        warnings: Warnings | None = None,
     ) -> None:
         self.step = step
         self.config = run
@@ -61,6 +69,7 @@ class Trainer:
         self.directory = directory
         self.world = world
         self.on_row = on_row
+        self.warnings = warnings or Warnings()
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
         dtype = next(step.net.parameters()).dtype
         two_views = isinstance(run, PretrainRun) and run.method.views == "independent"
@@ -85,7 +94,12 @@ class Trainer:
         """Validations since the last one that was better than all before."""
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns the best and the last validation."""
+        """Train to the end; returns the best and the last validation.
+
+        Raises:
+            Stopped: after a warning, with everything saved.
+            TrainingError: it cannot go on.
+        """
         self.resume()
         try:
             self.run_steps()
@@ -100,8 +114,11 @@ class Trainer:
         }
 
     def run_steps(self) -> None:
-        """Train, validate, log and save, each when it is due."""
+        """Train, validate, log and save, each when it is due, or when a warning says that there is no more time."""
+        self.warnings.agree(self.world)  # it may have come before there was anything to save
         while self.done < self.schedule.total_steps and not self.out_of_patience:
+            if self.warnings.reason:
+                raise Stopped(self.warnings.reason)
             self.train_step()
             epoch_over = self.done % self.loader.steps_per_epoch == 0
             epoch = self.done // self.loader.steps_per_epoch
@@ -112,10 +129,9 @@ class Trainer:
             saving = saving or (every_steps > 0 and self.done % every_steps == 0)
             # The first step is logged by itself, so that whoever watches soon sees that it runs.
             if saving or validating or self.done == 1 or self.done % self.config.tracking.log_every_steps == 0:
-                # Always before a checkpoint: a resumed run then has no half-filled meter to restore.
                 self.log_training()
             new_best = validating and self.validate()
-            if saving or new_best or self.out_of_patience:
+            if saving or new_best or self.out_of_patience or self.warnings.reason:
                 self.save()
 
     @property
@@ -136,7 +152,9 @@ class Trainer:
             output.loss.backward()
         limit = self.config.optimiser.clip_norm or math.inf
         gradient_norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], limit)
-        self.check_finite(output.loss, gradient_norm)
+        finite = torch.isfinite(output.loss) & torch.isfinite(gradient_norm)
+        if not self.warnings.agree(self.world, finite):
+            self.not_finite(output.loss, gradient_norm)
         self.optimiser.step()
         if self.average is not None:
             self.average.update(index)
@@ -151,9 +169,7 @@ class Trainer:
         parameters = [parameter for _, parameter in self.named]
         return worst_weights(parameters, self.step.net, lambda: self.step.loss(batch, x_adv).loss, awp.gamma)
 
-    def check_finite(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
-        if self.world.all_true(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
-            return
+    def not_finite(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
         raise TrainingError(
             f"step {self.done}: the loss or its gradient is not finite (this worker, rank {self.world.rank}: loss "
             f"{loss.item():g}, gradient norm {gradient_norm.item():g}). No weight was changed by it; the last checkpoint "
@@ -215,13 +231,14 @@ class Trainer:
     def save(self) -> None:
         with self.network_to_use():  # on every worker: statistics may have to be recomputed
             averaged = self.averaged[1]
+        meter = self.meter.state()
         if self.world.is_main:
             now = time.monotonic()
             self.directory.add_seconds(now - self.noted)
             self.noted = now
             best = dataclasses.asdict(self.best) if self.best else None
             momentum = momentum_tensors(self.optimiser, self.named)
-            state = {"best": best, "last": self.last, "stale": self.stale, "seed": self.config.seed}
+            state = {"best": best, "last": self.last, "stale": self.stale, "seed": self.config.seed, "meter": meter}
             checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
             self.directory.checkpoints.save(checkpoint)
             self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
@@ -237,6 +254,7 @@ class Trainer:
             self.best = Best(**best) if best else None
             self.last = dict(checkpoint.state["last"])
             self.stale = checkpoint.state["stale"]
+            self.meter.load(checkpoint.state.get("meter", {}))
             if self.average is not None:
                 self.average.load(checkpoint.averaged)
         self.world.barrier()  # nobody may write a newer checkpoint before all have read this one

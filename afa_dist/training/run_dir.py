@@ -120,6 +120,17 @@ class RunDirectory:
             file.flush()
             yield
 
+    def ask_to_stop(self, start: str, reason: str) -> None:
+        """Leave word for the workers of `start`, who may be on other machines, that its time is over."""
+        write_json(self.path / "stop.json", {"start": start, "reason": reason})
+
+    def asked_to_stop(self, start: str) -> str:
+        """The reason if the workers of `start` are asked to stop, else an empty text. Cheap: called in every step."""
+        if not (self.path / "stop.json").exists():
+            return ""
+        asked = self.read_json("stop.json") or {}
+        return str(asked["reason"]) if asked.get("start") == start else ""
+
     def create(self, run: BaseRun, provenance: Mapping[str, Any]) -> None:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""
         import yaml  # here: a training loop alone, on a machine with little more than torch, does without it

@@ -182,7 +182,9 @@ def listen_to_sigint():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_ctrl_c_stops_a_ray_run_with_a_word_on_how_to_go_on(ray_cluster, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_ray_run_is_stopped_with_a_word_on_how_to_go_on(number, code, ray_cluster, tmp_path):
+    """Ctrl-C at once; SIGTERM, which only the driver gets, after the step in progress and a checkpoint."""
     command = [sys.executable, ROOT / "jobs/pretrain.py", "--scaling.workers", "2", "--scaling.threads", "1"]
     command += ["--model.width", "8", "--schedule.epochs", "500", "--tracking.tensorboard", "false"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -193,13 +195,16 @@ def test_ctrl_c_stops_a_ray_run_with_a_word_on_how_to_go_on(ray_cluster, tmp_pat
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, message = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "the same command continues" in message
     assert "Traceback" not in message
+    directory = RunDirectory(tmp_path / "runs/run")
+    if code == 75:
+        assert directory.checkpoints.newest().step >= directory.metrics()[-1]["step"]
 
 
 def test_evaluation_on_ray_equals_the_one_in_process(ray_cluster, tmp_path):

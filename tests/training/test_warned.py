@@ -1,0 +1,140 @@
+"""A warned run finishes its step, saves, and goes on later as if nothing had been."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from afa_dist.cli.job import STOPPED
+from afa_dist.config import CheckpointConfig
+from afa_dist.data.catalogue import load_splits
+from afa_dist.distributed import World
+from afa_dist.errors import Stopped
+from afa_dist.training.job import train
+from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.warned import Warnings, heed_signals
+from tests.training.test_resume import RUNS
+
+ROOT = Path(__file__).parents[2]
+RUN = dataclasses.replace(RUNS["finetune"], checkpoint=CheckpointConfig(every_epochs=100))
+
+
+def warned_at(*calls):
+    """A source that has a reason at these calls; the first one comes before any step."""
+    count = itertools.count()
+    return lambda: "a test" if next(count) in calls else ""
+
+
+def weights(directory, step):
+    return directory.checkpoints.load(step).model
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_splits(RUN.data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(splits, tmp_path_factory):
+    directory = RunDirectory(tmp_path_factory.mktemp("whole") / "run")
+    directory.create(RUN, {})
+    train(RUN, splits, directory, World(), on_row=lambda row: None)
+    return directory
+
+
+def test_no_step_is_lost_and_nothing_shows_afterwards(splits, undisturbed, tmp_path):
+    """Warned before the first step, after it, and in the middle of an epoch and of a row of metrics."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(RUN, {})
+    done = 0
+    for call, steps in ((0, 0), (1, 1), (2, 3), (2, 5)):
+        with pytest.raises(Stopped, match="a test"):
+            train(RUN, splits, directory, World(), lambda row: None, Warnings(warned_at(call)))
+        assert directory.checkpoints.steps()[-1:] == ([steps] if steps else [])
+        done = steps
+    summary = train(RUN, splits, directory, World(), on_row=lambda row: None)
+    assert done < summary["steps"]
+    assert directory.metrics() == undisturbed.metrics()
+    ours, theirs = weights(directory, summary["steps"]), weights(undisturbed, summary["steps"])
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_warning_in_the_last_step_changes_nothing(splits, undisturbed, tmp_path):
+    last = undisturbed.checkpoints.steps()[-1]
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(RUN, {})
+    summary = train(RUN, splits, directory, World(), lambda row: None, Warnings(warned_at(last)))
+    assert summary["steps"] == last
+
+
+def worker(rank, size, folder):
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
+    directory = RunDirectory(Path(folder) / "run")
+    splits = load_splits(RUN.data)
+    asked = []
+    for own, cluster in ((warned_at(3 if rank == 1 else -1), None), (str, lambda: asked.append(1) or "the cluster")):
+        with pytest.raises(Stopped) as stopped:
+            train(RUN, splits, directory, World.current(), lambda row: None, Warnings(own, cluster))
+        Path(folder, f"{rank}-{stopped.value}").touch()
+    assert asked == [1]
+    train(RUN, splits, directory, World.current(), lambda row: None)
+    dist.destroy_process_group()
+
+
+def test_all_workers_stop_when_one_is_warned(undisturbed, tmp_path):
+    """Rank 1 alone gets the first warning; the second comes from a question that all ask together, on rank 0's word."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(RUN, {})
+    mp.spawn(worker, args=(2, str(tmp_path)), nprocs=2)
+    assert {path.name for path in tmp_path.glob("[01]-*")} == {
+        f"{r}-{why}" for r in (0, 1) for why in ("a test", "the cluster")
+    }
+    rows, wanted = directory.metrics(), undisturbed.metrics()
+    assert [(row["step"], row["phase"]) for row in rows] == [(row["step"], row["phase"]) for row in wanted]
+    for row, want in zip(rows, wanted, strict=True):  # two workers round otherwise than one
+        assert row["epoch"] == want["epoch"]
+        assert row.get("loss", 0) == pytest.approx(want.get("loss", 0), rel=0.2)
+
+
+def test_signals_are_noted_inside_and_left_alone_outside():
+    before = signal.getsignal(signal.SIGTERM)
+    with heed_signals() as note:
+        assert note() == ""
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert note() == "SIGUSR2"  # the first
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=["SIGTERM", "SIGUSR2"])
+def test_the_command_line_answers_a_signal_with_its_own_code(number, tmp_path):
+    command = [sys.executable, str(ROOT / "jobs/pretrain.py"), "--scaling.workers", "0", "--scaling.threads", "1"]
+    command += ["--model.width", "8", "--schedule.epochs", "500", "--tracking.tensorboard", "false"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs/run/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, message = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == STOPPED == 75
+    assert f"stopped by {number.name}, all is saved; the same command continues" in message
+    saved = RunDirectory(tmp_path / "runs/run").checkpoints.newest()
+    assert saved.step >= json.loads(metrics.read_text().splitlines()[-1])["step"]
