@@ -91,6 +91,11 @@ class OptimiserConfig(Section):
     momentum: float = setting(0.9, "momentum, 0 to below 1", ge=0, le=0.9999)
     weight_decay: float = setting(5e-4, "L2 penalty on weights of convolutions and linear layers", ge=0)
     clip_norm: float = setting(0.0, "largest L2 norm of the gradient, longer ones are scaled down; 0 = no clipping", ge=0)
+    not_finite: Literal["stop", "skip"] = setting(
+        "stop",
+        "what becomes of a step whose loss or gradient is not finite: stop = the run ends, skip = the step is left out",
+    )
+    max_skipped: int = setting(10, "steps that not_finite skip may leave out before it stops the run after all", ge=0)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -4,10 +4,10 @@
         model.safetensors       weights and buffers of the network
         optimiser.safetensors   momentum, by parameter name
         averaged.safetensors    the averaged network, if weights are averaged
-        state.json              step, best score so far
+        state.json              step, best score so far, which run it is of
         manifest.json           bytes and SHA-256 of the other files
 
-Nothing is ever unpickled.
+Nothing is ever unpickled. What is loaded is all there, is what was written, belongs to the run, and is finite.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from afa_dist.errors import TrainingError
 from afa_dist.files import sha256, sync, write_json, write_tensors
 
 FORMAT = 1
+KNOWN = {"model.safetensors", "optimiser.safetensors", "averaged.safetensors", "state.json"}
+"""Files a manifest may name: a path that leads elsewhere is none of them."""
+
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -88,30 +91,24 @@ class CheckpointStore:
         sync(self.folder)
         return target
 
-    def load(self, step: int) -> Checkpoint:
+    def load(self, step: int, run: str = "") -> Checkpoint:
         """Load and verify one checkpoint.
 
+        run: the run it must be of (`state["run"]`), or empty for any.
+
         Raises:
-            DamagedCheckpoint: a file is missing, has another length or hash, or cannot be read.
+            DamagedCheckpoint: a file is missing, too many, has another length or hash, or cannot be read; a value is not
+                finite; or it is another run's.
         """
         folder = self.path(step)
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            if manifest["format"] != FORMAT:
-                raise DamagedCheckpoint(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
-            for name, expected in manifest["files"].items():
-                if _describe(folder / name) != expected:
-                    raise DamagedCheckpoint(f"{folder / name} is not what the manifest says")
-            state = json.loads((folder / "state.json").read_text())
-            model = load_file(folder / "model.safetensors")
-            optimiser = load_file(folder / "optimiser.safetensors")
-            has_average = "averaged.safetensors" in manifest["files"]
-            averaged = load_file(folder / "averaged.safetensors") if has_average else {}
-            if state["step"] != step:
-                raise DamagedCheckpoint(f"{folder} holds step {state['step']}")
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-            raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
-        return Checkpoint(step, model, optimiser, state, averaged)
+            checkpoint = _read(folder, step)
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+            raise DamagedCheckpoint(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+        of = checkpoint.state.get("run", "")
+        if run and of and of != run:
+            raise DamagedCheckpoint(f"{folder} belongs to another run ({of}, this one is {run})")
+        return checkpoint
 
     def weights_sha256(self, checkpoint: Checkpoint) -> str:
         """SHA-256 of the file with the `weights` of a checkpoint that was loaded, and so verified."""
@@ -119,8 +116,8 @@ class CheckpointStore:
         name = "averaged.safetensors" if checkpoint.averaged else "model.safetensors"
         return str(manifest["files"][name]["sha256"])
 
-    def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, with a warning for each damaged one that is passed over.
+    def newest(self, run: str = "") -> Checkpoint | None:
+        """The newest whole checkpoint of `run` (empty: any), with a warning for each that is passed over.
 
         Raises:
             DamagedCheckpoint: there are checkpoints, and none is whole. Starting over would lose the run silently.
@@ -128,7 +125,7 @@ class CheckpointStore:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return self.load(step)
+                return self.load(step, run)
             except DamagedCheckpoint as error:
                 warnings.warn(f"damaged checkpoint passed over: {error}", stacklevel=2)
         if steps:
@@ -176,6 +173,34 @@ class CheckpointStore:
             return int(state["best"]["step"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _read(folder: Path, step: int) -> Checkpoint:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if manifest["format"] != FORMAT:
+        raise DamagedCheckpoint(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
+    files = manifest["files"]
+    if unknown := set(files) - KNOWN:
+        raise DamagedCheckpoint(f"{folder / 'manifest.json'} names {', '.join(map(repr, sorted(unknown)))}")
+    if foreign := {entry.name for entry in folder.iterdir()} - {*files, "manifest.json"}:
+        raise DamagedCheckpoint(f"{folder} holds {', '.join(sorted(foreign))}, which the manifest does not know")
+    for name, expected in files.items():
+        if _describe(folder / name) != expected:
+            raise DamagedCheckpoint(f"{folder / name} is not what the manifest says")
+    state = json.loads((folder / "state.json").read_text())
+    if state["step"] != step:
+        raise DamagedCheckpoint(f"{folder} holds step {state['step']}")
+    parts = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "optimiser")}
+    parts["averaged"] = load_file(folder / "averaged.safetensors") if "averaged.safetensors" in files else {}
+    for part, tensors in parts.items():
+        if bad := not_finite(tensors):
+            raise DamagedCheckpoint(f"{folder / part}.safetensors has values that are not finite, in {bad}")
+    return Checkpoint(step, parts["model"], parts["optimiser"], state, parts["averaged"])
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The name of the first of `tensors` with a value that is not finite, or an empty text."""
+    return next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), "")
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from afa_dist.distributed import World
 from afa_dist.errors import Stopped, TrainingError
 from afa_dist.training.averaging import WeightAverage, recompute_statistics
 from afa_dist.training.awp import worst_weights
-from afa_dist.training.checkpoint import Checkpoint
+from afa_dist.training.checkpoint import Checkpoint, not_finite
 from afa_dist.training.execution import eagerly
 from afa_dist.training.metrics import Meter
+from afa_dist.training.not_finite import ADVICE, Incident, NotFinite
 from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
 from afa_dist.training.recorder import OnRow, Recorder
 from afa_dist.training.run_dir import RunDirectory
@@ -83,6 +84,7 @@ class Trainer:
         self.averaged: tuple[int, dict[str, torch.Tensor]] = (-1, {})
         """The averaged network as it was at a step, buffers and all: what was validated is what is saved."""
         self.meter = Meter(world)
+        self.not_finite = NotFinite(step.net, run.optimiser, directory, world)
         self.recorder: Recorder | None = None
         self.best: Best | None = None
         self.last: dict[str, float] = {}
@@ -142,6 +144,7 @@ class Trainer:
     def train_step(self) -> None:
         """Batch, attack and loss; backward; clip; all workers agree that it is finite; weights move."""
         index = self.done
+        self.not_finite.prepare()
         set_lr(self.optimiser, self.schedule.lr(index))
         self.step.train_mode()
         batch = self.loader.batch(index)
@@ -153,13 +156,14 @@ class Trainer:
         limit = self.config.optimiser.clip_norm or math.inf
         gradient_norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], limit)
         finite = torch.isfinite(output.loss) & torch.isfinite(gradient_norm)
-        if not self.warnings.agree(self.world, finite):
-            self.not_finite(output.loss, gradient_norm)
-        self.optimiser.step()
-        if self.average is not None:
-            self.average.update(index)
-        self.meter.add(output.sums)
-        self.done += 1
+        if self.warnings.agree(self.world, finite):
+            self.optimiser.step()
+            if self.average is not None:
+                self.average.update(index)
+            self.meter.add(output.sums)
+            self.done += 1
+        else:
+            self.leave_out(output.loss, gradient_norm)
 
     def perturbed_weights(self, batch: Batch, x_adv: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         """Adversarial weights for the gradient of a step, once it is time for them; else the weights as they are."""
@@ -169,12 +173,20 @@ class Trainer:
         parameters = [parameter for _, parameter in self.named]
         return worst_weights(parameters, self.step.net, lambda: self.step.loss(batch, x_adv).loss, awp.gamma)
 
-    def not_finite(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
-        raise TrainingError(
-            f"step {self.done}: the loss or its gradient is not finite (this worker, rank {self.world.rank}: loss "
-            f"{loss.item():g}, gradient norm {gradient_norm.item():g}). No weight was changed by it; the last checkpoint "
-            "is intact. Lower optimiser.lr, set optimiser.clip_norm, or raise method.temperature, under another name"
-        )
+    def leave_out(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
+        """Go on with the next images, weights as they were, or end the run, as `optimiser.not_finite` says."""
+        index = self.done
+        notes = {
+            "seed": self.config.seed,
+            "lr": self.schedule.lr(index),
+            "eps": self.schedule.eps(index),
+            "workers": self.world.size,
+            "images (rows of the training part)": self.loader.indices(index).tolist(),
+            "checkpoints": self.directory.checkpoints.steps(),
+        }
+        self.not_finite.answer(Incident(index, loss.detach(), gradient_norm, notes))
+        self.done += 1
+        self.write_row("skipped", {"skipped": self.not_finite.skipped})
 
     def validate(self) -> bool:
         """Measure the held-out images; returns whether this is the best so far."""
@@ -232,20 +244,30 @@ class Trainer:
         with self.network_to_use():  # on every worker: statistics may have to be recomputed
             averaged = self.averaged[1]
         meter = self.meter.state()
+        if bad := not_finite(self.step.net.state_dict()):
+            # Such a checkpoint would be passed over; the last one stays the last.
+            raise TrainingError(f"step {self.done}: {bad} has values that are not finite, nothing was saved. {ADVICE}")
         if self.world.is_main:
             now = time.monotonic()
             self.directory.add_seconds(now - self.noted)
             self.noted = now
             best = dataclasses.asdict(self.best) if self.best else None
             momentum = momentum_tensors(self.optimiser, self.named)
-            state = {"best": best, "last": self.last, "stale": self.stale, "seed": self.config.seed, "meter": meter}
+            state: dict[str, Any] = {
+                "best": best,
+                "last": self.last,
+                "stale": self.stale,
+                "seed": self.config.seed,
+                "meter": meter,
+            }
+            state |= {"skipped": self.not_finite.skipped, "run": self.directory.run_id}
             checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
             self.directory.checkpoints.save(checkpoint)
             self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, if there is one; every worker reads the same one."""
-        checkpoint = self.directory.checkpoints.newest()
+        checkpoint = self.directory.checkpoints.newest(self.directory.run_id)
         if checkpoint is not None:
             self.step.net.load_state_dict(dict(checkpoint.model))
             load_momentum(self.optimiser, self.named, dict(checkpoint.optimiser))
@@ -255,6 +277,7 @@ class Trainer:
             self.last = dict(checkpoint.state["last"])
             self.stale = checkpoint.state["stale"]
             self.meter.load(checkpoint.state.get("meter", {}))
+            self.not_finite.skipped = checkpoint.state.get("skipped", 0)
             if self.average is not None:
                 self.average.load(checkpoint.averaged)
         self.world.barrier()  # nobody may write a newer checkpoint before all have read this one

@@ -27,9 +27,11 @@ MAY_CHANGE = (
     "scaling.threads",
     "scaling.compile",
     "scaling.max_failures",
+    "optimiser.not_finite",
+    "optimiser.max_skipped",
 )
-"""What a run may be resumed with other values of: where it computes, what is noted beside, and where its images lie, which
-are recognised by what is in them."""
+"""What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
+recognised by what is in them, and what becomes of steps that would have ended it."""
 
 PATHS = ("init", "model")
 """Options that name a place: two ways of writing one place are no difference."""
@@ -87,6 +89,11 @@ class RunDirectory:
     def starts(self) -> list[dict[str, Any]]:
         """Provenance of every start of the run, in their order."""
         return list((self.read_json("provenance.json") or {"starts": []})["starts"])
+
+    @property
+    def run_id(self) -> str:
+        """What this run's checkpoints are known by: the identity of its first start; empty where none was noted."""
+        return str((self.starts() or [{}])[0].get("start", ""))
 
     def last_start(self) -> dict[str, Any]:
         """Provenance of the last start; empty where there was none.
