@@ -43,3 +43,7 @@ class TrainingError(RuntimeError):
 
 class Stopped(RuntimeError):
     """Training was warned that its time is over (a signal, a node that is taken away), saved its state and ended."""
+
+
+class LostWorker(RuntimeError):
+    """Another worker of this run is gone. A launcher that can replace it starts all of them again."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from afa_dist.attacks.ball import Ball
+from afa_dist.distributed import beat
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """Maps x_adv (B, C, H, W) to what the attacker wants large: one value per image, or their sum."""
@@ -45,4 +46,5 @@ def pgd(
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(objective(x_adv).sum(), x_adv)
         climb.step_(x_adv, gradient, step_size)
+        beat()
     return x_adv.detach()

@@ -21,7 +21,7 @@ from afa_dist.cli.console import reading_shown
 from afa_dist.cli.specification import build
 from afa_dist.config import Section
 from afa_dist.config.fields import to_mapping
-from afa_dist.errors import Problem, Stopped, TrainingError, UserError
+from afa_dist.errors import LostWorker, Problem, Stopped, TrainingError, UserError
 
 S = TypeVar("S", bound=Section)
 Prepared = TypeVar("Prepared")
@@ -65,7 +65,7 @@ def run_job(
     except UserError as error:
         report(error.problems, started=started)
         return 2
-    except TrainingError as error:
+    except (LostWorker, TrainingError) as error:
         print(f"afa-dist: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:

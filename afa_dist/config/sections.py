@@ -141,6 +141,9 @@ class ScalingConfig(Section):
         "auto",
         "compile the network with torch.compile, for attack and outer pass; auto = on GPUs; validation is not compiled",
     )
+    timeout_seconds: float = setting(
+        300.0, "without progress of any worker for so long, those that hang or are gone are named and all end", ge=1
+    )
     max_failures: int = setting(3, "restarts from the last checkpoint after a lost worker; Ray workers only", ge=0)
 
 

@@ -1,6 +1,7 @@
 """Collectives with exact gradients, the description of the world, and randomness that ignores the number of ranks."""
 
 from afa_dist.distributed.gather import all_reduce_sum, gather, gather_detached, world_size
+from afa_dist.distributed.pulse import beat
 from afa_dist.distributed.randomness import SLICE, SlicedRandom, derive_seed
 from afa_dist.distributed.world import World
 
@@ -9,6 +10,7 @@ __all__ = [
     "SlicedRandom",
     "World",
     "all_reduce_sum",
+    "beat",
     "derive_seed",
     "gather",
     "gather_detached",

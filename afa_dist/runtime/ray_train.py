@@ -62,11 +62,12 @@ def fit(
             failure_config=ray_train.FailureConfig(max_failures=run.scaling.max_failures),
         ),
     )
+    earlier = len(directory.troubles())
     with RowTail(directory, on_row), heed_signals() as signalled:
         try:
             outcome = _fit_interruptibly(trainer, lambda: _pass_on(signalled(), directory, start))
         except ray_train.TrainingFailedError as error:
-            raise TrainingError(_reason(error, directory, run)) from error
+            raise TrainingError(_reason(error, directory, run, directory.troubles()[earlier:])) from error
     if "stopped" in outcome:
         raise Stopped(outcome["stopped"])
     if "failure" in outcome:
@@ -154,9 +155,9 @@ def _check_shared(directory: RunDirectory, start: str) -> None:
         raise UserError.one("runs_dir", f"{where}; use a folder that all nodes share")
 
 
-def _reason(error: BaseException, directory: RunDirectory, run: TrainingRun) -> str:
+def _reason(error: BaseException, directory: RunDirectory, run: TrainingRun, troubles: list[str]) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    last = lines[-1].strip() if lines else type(error).__name__
+    last = (troubles or [lines[-1].strip() if lines else type(error).__name__])[-1]
     saved = directory.checkpoints.steps()
     rest = f"the same command continues from step {saved[-1]}" if saved else "nothing had been saved yet"
     return f"training stopped after scaling.max_failures = {run.scaling.max_failures} restarts: {last}. {rest.capitalize()}"

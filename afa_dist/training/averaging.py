@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from afa_dist.distributed import beat
+
 
 class WeightAverage:
     """average <- d * average + (1 - d) * weights after every step, with d = min(decay, (1 + t) / (10 + t)) at step t.
@@ -73,6 +75,7 @@ def recompute_statistics(net: nn.Module, passes: Iterator[torch.Tensor], forward
     try:
         for x_BCHW in passes if layers else ():
             forward(x_BCHW)
+            beat()
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
+import sys
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +28,7 @@ from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Warnings
+from afa_dist.training.watchdog import Watchdog
 
 
 def train(
@@ -39,6 +43,7 @@ def train(
 
     Raises:
         Stopped: there was a warning, and all is saved.
+        LostWorker: another worker is gone.
         UserError: the directory is in use, or the weights to start from do not fit.
         TrainingError: the run cannot go on, or another worker could not start.
     """
@@ -54,11 +59,19 @@ def train(
         assert step is not None
         if world.size > 1:
             step.forward = wrap(step.forward, world)
-        result = Trainer(step, run, splits, directory, world, on_row, warnings).run()
+        with Watchdog(world, run.scaling.timeout_seconds, partial(_end, directory)):
+            result = Trainer(step, run, splits, directory, world, on_row, warnings).run()
         if world.is_main:
             finish(run, splits, directory, {**result, "seconds": directory.seconds()})
         world.barrier()  # nobody goes on to what builds on this before it is written
         return dict(directory.read_json("summary.json"))
+
+
+def _end(directory: RunDirectory, what: str) -> None:
+    """End this process from a thread while the main one waits for a worker that will not come."""
+    directory.note_trouble(what)
+    print(f"afa-dist: {what}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from afa_dist.config import PretrainRun, TrainingRun
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.loader import Batch, Loader, placed
-from afa_dist.distributed import World
+from afa_dist.distributed import World, beat
 from afa_dist.errors import Stopped, TrainingError
 from afa_dist.training.averaging import WeightAverage, recompute_statistics
 from afa_dist.training.awp import worst_weights
@@ -164,6 +164,7 @@ class Trainer:
             self.done += 1
         else:
             self.leave_out(output.loss, gradient_norm)
+        beat()
 
     def perturbed_weights(self, batch: Batch, x_adv: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         """Adversarial weights for the gradient of a step, once it is time for them; else the weights as they are."""
@@ -264,6 +265,7 @@ class Trainer:
             checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
             self.directory.checkpoints.save(checkpoint)
             self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
+        beat()
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, if there is one; every worker reads the same one."""

@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "scaling.threads",
     "scaling.compile",
     "scaling.max_failures",
+    "scaling.timeout_seconds",
     "optimiser.not_finite",
     "optimiser.max_skipped",
 )
@@ -137,6 +138,19 @@ class RunDirectory:
             return ""
         asked = self.read_json("stop.json") or {}
         return str(asked["reason"]) if asked.get("start") == start else ""
+
+    def note_trouble(self, what: str) -> None:
+        """Add a line to troubles.jsonl: what a worker has to say that cannot say it any other way."""
+        row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "what": what}
+        with (self.path / "troubles.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def troubles(self) -> list[str]:
+        """What was noted so far, the last one last."""
+        try:
+            return [json.loads(line)["what"] for line in (self.path / "troubles.jsonl").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
 
     def create(self, run: BaseRun, provenance: Mapping[str, Any]) -> None:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""

@@ -12,7 +12,7 @@ import torch
 from afa_dist.attacks import Ball, attack_mode, cross_entropy, pgd
 from afa_dist.config import TrainAttackConfig, ValidationConfig
 from afa_dist.data.image_set import ImageSet
-from afa_dist.distributed import SLICE, SlicedRandom, World
+from afa_dist.distributed import SLICE, SlicedRandom, World, beat
 from afa_dist.training.metrics import Meter
 from afa_dist.training.step import Step
 
@@ -47,6 +47,7 @@ def validate(
             with torch.no_grad():
                 right_B = step.logits(x).argmax(dim=1) == y
             meter.add({"clean_acc": (right_B.sum(), len(y))})
+            beat()
             if not steps:
                 continue
             ball = Ball(attack.norm, attack.eps)
