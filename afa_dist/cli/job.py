@@ -7,6 +7,7 @@ all saved (EX_TEMPFAIL: try again), 130 stopped by the user; after 75 and 130 th
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import warnings
 from collections import Counter
@@ -28,6 +29,9 @@ Prepared = TypeVar("Prepared")
 
 STOPPED = 75
 """Exit code of a run that heeded a warning. It is EX_TEMPFAIL of sysexits.h."""
+
+STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EFBIG}
+"""Errors of a disk or a network folder, which are nobody's fault here."""
 
 Resolve = Callable[[Arguments], tuple[type[S], dict[str, Any]]]
 """Finds the options of a run: the class to build, and nested values for it."""
@@ -67,6 +71,14 @@ def run_job(
         return 2
     except (LostWorker, TrainingError) as error:
         print(f"afa-dist: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"afa-dist: {where}{error.strerror}; what had been saved is intact, the same command continues", file=sys.stderr
+        )
         return 1
     except Stopped as stopped:
         print(f"afa-dist: stopped by {stopped}, all is saved; the same command continues", file=sys.stderr)

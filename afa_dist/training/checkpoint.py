@@ -76,15 +76,11 @@ class CheckpointStore:
         target = self.path(checkpoint.step)
         aside = self.folder / f".{target.name}.tmp"
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write_tensors(aside / "model.safetensors", checkpoint.model)
-        write_tensors(aside / "optimiser.safetensors", checkpoint.optimiser)
-        if checkpoint.averaged:
-            write_tensors(aside / "averaged.safetensors", checkpoint.averaged)
-        write_json(aside / "state.json", {"step": checkpoint.step, **checkpoint.state})
-        files = {entry.name: _describe(entry) for entry in sorted(aside.iterdir())}
-        write_json(aside / "manifest.json", {"format": FORMAT, "files": files})
-        sync(aside)
+        try:
+            _write(aside, checkpoint)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)  # on a full disk it would be in the way of the next one
+            raise
         if target.exists():
             self._set_aside(checkpoint.step)
         aside.replace(target)
@@ -173,6 +169,18 @@ class CheckpointStore:
             return int(state["best"]["step"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    folder.mkdir(parents=True)
+    write_tensors(folder / "model.safetensors", checkpoint.model)
+    write_tensors(folder / "optimiser.safetensors", checkpoint.optimiser)
+    if checkpoint.averaged:
+        write_tensors(folder / "averaged.safetensors", checkpoint.averaged)
+    write_json(folder / "state.json", {"step": checkpoint.step, **checkpoint.state})
+    files = {entry.name: _describe(entry) for entry in sorted(folder.iterdir())}
+    write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
+    sync(folder)
 
 
 def _read(folder: Path, step: int) -> Checkpoint:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from afa_dist.config import PretrainRun, TrainingRun
@@ -88,6 +89,8 @@ class Trainer:
         self.recorder: Recorder | None = None
         self.best: Best | None = None
         self.last: dict[str, float] = {}
+        self.unwritten = ""
+        """Why the main worker could not write, until `check_storage`."""
         self.done = 0
         """Optimiser steps behind us."""
         self.noted = time.monotonic()
@@ -130,11 +133,15 @@ class Trainer:
             saving = finished or (epoch_over and epoch % self.config.checkpoint.every_epochs == 0)
             saving = saving or (every_steps > 0 and self.done % every_steps == 0)
             # The first step is logged by itself, so that whoever watches soon sees that it runs.
-            if saving or validating or self.done == 1 or self.done % self.config.tracking.log_every_steps == 0:
+            logging = saving or validating or self.done == 1 or self.done % self.config.tracking.log_every_steps == 0
+            if logging:
                 self.log_training()
             new_best = validating and self.validate()
-            if saving or new_best or self.out_of_patience or self.warnings.reason:
+            saving = saving or new_best or self.out_of_patience or bool(self.warnings.reason)
+            if saving:
                 self.save()
+            if logging or saving:
+                self.check_storage()
 
     @property
     def out_of_patience(self) -> bool:
@@ -239,7 +246,25 @@ class Trainer:
         epoch = self.done / self.loader.steps_per_epoch
         row = {"step": self.done, "epoch": round(epoch, 4), "of": self.schedule.total_steps, "phase": phase, **values}
         if self.recorder is not None:
-            self.recorder.write(row)
+            with self.writing():
+                self.recorder.write(row)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps a failure to write until all workers can hear of it: alone, the main one would leave them waiting."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            self.unwritten = self.unwritten or f"{self.directory.path} cannot be written to: {error}"
+
+    def check_storage(self) -> None:
+        """End the run on all workers if the main one could not write."""
+        for trouble in filter(None, self.world.texts(self.unwritten)):
+            saved = self.directory.checkpoints.steps()
+            rest = (
+                f"that of step {saved[-1]} is whole; the same command continues from it" if saved else "there is none yet"
+            )
+            raise TrainingError(f"step {self.done}: {trouble}. No earlier checkpoint was touched: {rest}")
 
     def save(self) -> None:
         with self.network_to_use():  # on every worker: statistics may have to be recomputed
@@ -249,23 +274,26 @@ class Trainer:
             # Such a checkpoint would be passed over; the last one stays the last.
             raise TrainingError(f"step {self.done}: {bad} has values that are not finite, nothing was saved. {ADVICE}")
         if self.world.is_main:
-            now = time.monotonic()
-            self.directory.add_seconds(now - self.noted)
-            self.noted = now
-            best = dataclasses.asdict(self.best) if self.best else None
-            momentum = momentum_tensors(self.optimiser, self.named)
-            state: dict[str, Any] = {
-                "best": best,
-                "last": self.last,
-                "stale": self.stale,
-                "seed": self.config.seed,
-                "meter": meter,
-            }
-            state |= {"skipped": self.not_finite.skipped, "run": self.directory.run_id}
-            checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
-            self.directory.checkpoints.save(checkpoint)
-            self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
+            with self.writing():
+                self.write_checkpoint(meter, averaged)
         beat()
+
+    def write_checkpoint(self, meter: Mapping[str, Any], averaged: Mapping[str, torch.Tensor]) -> None:
+        now = time.monotonic()
+        self.directory.add_seconds(now - self.noted)
+        self.noted = now
+        state = {
+            "best": dataclasses.asdict(self.best) if self.best else None,
+            "last": self.last,
+            "stale": self.stale,
+            "skipped": self.not_finite.skipped,
+            "meter": meter,
+            "seed": self.config.seed,
+            "run": self.directory.run_id,
+        }
+        momentum = momentum_tensors(self.optimiser, self.named)
+        self.directory.checkpoints.save(Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged))
+        self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, if there is one; every worker reads the same one."""
