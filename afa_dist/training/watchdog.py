@@ -28,7 +28,7 @@ from afa_dist.errors import LostWorker
 POSTS_A_TIMEOUT = 10
 """Least number of signs of life within the time after which a worker counts as hung."""
 
-LONGEST_INTERVAL_SECONDS = 5.0
+LONGEST_INTERVAL_SECONDS = 2.0
 
 SILENT_AFTER = 3
 """A worker is silent that left out so many signs of life."""

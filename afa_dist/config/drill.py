@@ -1,0 +1,30 @@
+"""Drills: small runs that are killed on purpose, to see that nothing is lost here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from afa_dist.config.fields import Section, setting
+from afa_dist.errors import Problem
+
+WAYS = ("process", "torchrun", "ray")
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class DrillRun(Section):
+    """How many rounds, of what."""
+
+    rounds: int = setting(9, "runs to kill and to start again; the ways take turns", ge=1)
+    blows: int = setting(3, "most times that one of them is killed, warned or damaged", ge=1)
+    seed: int = setting(0, "seed of when and how", ge=0)
+    ways: tuple[str, ...] = setting(WAYS, f"where they run: {', '.join(WAYS)}, the last two with two workers")
+    runs_dir: str = setting("runs", "folder that holds run directories: the place whose disk is tried")
+    name: str = setting("drill", "folder in it for this drill; it must be new")
+
+    def problems(self) -> Iterator[Problem]:
+        unknown = [way for way in self.ways if way not in WAYS]
+        if unknown or not self.ways:
+            yield Problem("ways", f"{', '.join(unknown) or 'none'}: give some of {', '.join(WAYS)}")
+        if self.name in ("", ".", "..") or "/" in self.name:
+            yield Problem("name", f"{self.name!r} cannot be a folder's name; use letters, digits, '-' and '_'")
