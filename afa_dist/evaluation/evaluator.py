@@ -21,8 +21,7 @@ class ShardEvaluator:
     def __init__(self, run: EvaluateRun, model: Path, device: str, test: ImageSet | None = None) -> None:
         self.run = run
         self.test = test if test is not None else load_part(run.data, run.part)
-        # No attack needs a gradient of weights; without one BatchNorm becomes part of its convolution.
-        self.net = load_classifier(model).net.to(device).requires_grad_(False)
+        self.net = load_classifier(model).net.to(device)
 
     def evaluate(self, start: int, on_attack: OnAttack = lambda name, standing: None) -> ShardResult:
         """The shard whose first image is number `start`."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from afa_dist.distributed.gather import all_reduce_sum, gather_detached, world_size
+from afa_dist.distributed.gather import all_reduce_sum, world_size
 
 NormName = Literal["batch", "group"]
 
@@ -33,9 +33,11 @@ class _NormaliseGlobally(torch.autograd.Function):
         x = at_least_fp32(x_BCHW)
         own_mean_C = x.mean(dim=(0, 2, 3))
         own_var_C = (x - own_mean_C[:, None, None]).square_().mean(dim=(0, 2, 3))
-        means_WC, vars_WC = gather_detached(torch.stack([own_mean_C, own_var_C])[None]).unbind(dim=1)
-        mean_C = means_WC.mean(dim=0)
-        var_C = vars_WC.mean(dim=0) + (means_WC - mean_C).square().mean(dim=0)
+        # Second moments add up as means do. In float64 nothing is lost when the square of the mean is taken off again.
+        own_mean_C, own_var_C = own_mean_C.double(), own_var_C.double()
+        mean_C, moment_C = all_reduce_sum(torch.stack([own_mean_C, own_var_C + own_mean_C.square()])) / world_size()
+        var_C = (moment_C - mean_C.square()).clamp_(min=0).to(x.dtype)
+        mean_C = mean_C.to(x.dtype)
         ctx.save_for_backward(x_BCHW, weight_C, mean_C, var_C)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean_C, var_C)
@@ -101,10 +103,10 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x_BCHW: torch.Tensor) -> torch.T
         return norm(conv(x_BCHW))
     if torch.is_grad_enabled() and (conv.weight.requires_grad or norm.weight.requires_grad):
         return norm(conv(x_BCHW))
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert conv.bias is None and norm.running_mean is not None and norm.running_var is not None
     factor_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift_C = norm.bias - norm.running_mean * factor_C
-    return F.conv2d(x_BCHW, conv.weight * factor_C[:, None, None, None], shift_C, conv.stride, conv.padding)
+    return conv._conv_forward(x_BCHW, conv.weight * factor_C[:, None, None, None], shift_C)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

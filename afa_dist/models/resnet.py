@@ -17,18 +17,17 @@ from afa_dist.models.norm import NormName, conv_norm, norm_factory
 MakeNorm = Callable[[int], nn.Module]
 
 
-class Projection(nn.Sequential):
+def projection(in_planes: int, out_planes: int, stride: int, norm: MakeNorm) -> nn.Sequential:
     """The shortcut around a block: nothing where shapes agree, else a 1x1 convolution with normalisation."""
+    if stride == 1 and in_planes == out_planes:
+        return nn.Sequential()
+    return Projection(nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False), norm(out_planes))
 
-    def __init__(self, in_planes: int, out_planes: int, stride: int, norm: MakeNorm) -> None:
-        super().__init__()
-        if stride > 1 or in_planes != out_planes:
-            self.append(nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False))
-            self.append(norm(out_planes))
+
+class Projection(nn.Sequential):
+    """A convolution and its normalisation."""
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        if len(self) == 0:
-            return x_BCHW
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
         return conv_norm(conv, norm, x_BCHW)
@@ -45,7 +44,7 @@ class BasicBlock(nn.Module):
         self.bn1 = norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = norm(planes)
-        self.shortcut = Projection(in_planes, planes, stride, norm)
+        self.shortcut = projection(in_planes, planes, stride, norm)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         out = F.relu(conv_norm(self.conv1, self.bn1, x_BCHW))
@@ -71,7 +70,7 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(planes)
         self.conv3 = nn.Conv2d(planes, out_planes, 1, bias=False)
         self.bn3 = norm(out_planes)
-        self.shortcut = Projection(in_planes, out_planes, stride, norm)
+        self.shortcut = projection(in_planes, out_planes, stride, norm)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         out = F.relu(conv_norm(self.conv1, self.bn1, x_BCHW))

@@ -21,6 +21,7 @@ from afa_dist.evaluation.summary import summarise, write_per_image
 from afa_dist.files import sha256
 from afa_dist.models.export import ExportedClassifier, load_classifier
 from afa_dist.runtime.placement import Placement, torchrun_size
+from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import RunDirectory, runs_root
 
@@ -105,6 +106,7 @@ def _shards(
 ) -> Iterator[ShardResult]:
     if placement.workers == 0:
         torch.set_num_threads(placement.threads)
+        keep_freed_memory()
         evaluator = ShardEvaluator(run, model_folder(run.model), "cuda" if placement.gpu else "cpu", test)
         for start in starts:
             yield evaluator.evaluate(start, on_attack)

@@ -13,6 +13,7 @@ from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.distributed import World
 from afa_dist.runtime.placement import Placement, torchrun_size
+from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
@@ -24,6 +25,7 @@ def fit(
 ) -> dict[str, Any]:
     """Train here. Under torchrun (WORLD_SIZE set) this process is one of several workers."""
     torch.set_num_threads(placement.threads)
+    keep_freed_memory()
     with heed_signals() as signalled:
         return train(run, splits, directory, world(placement.gpu), on_row, Warnings(signalled))
 

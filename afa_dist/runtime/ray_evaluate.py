@@ -11,18 +11,26 @@ import torch
 from ray.util import ActorPool
 
 from afa_dist.config import EvaluateRun
+from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.shards import ShardResult
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sharing import SharedImages, share
+from afa_dist.runtime.sharing import SharedImages, same_images, share
+from afa_dist.training.execution import keep_freed_memory
 
 
 class _Worker:
-    def __init__(self, run: EvaluateRun, model: Path, threads: int, gpu: bool, images: SharedImages | None) -> None:
+    def __init__(
+        self, run: EvaluateRun, model: Path, threads: int, gpu: bool, images: SharedImages | None, fingerprint: str
+    ) -> None:
         torch.set_num_threads(threads)
-        test = images.get()["test"] if images is not None else None
+        keep_freed_memory()
+        if images is not None:
+            test = images.get()["test"]
+        else:
+            test = same_images(load_part(run.data, run.part), fingerprint, run.data)
         self.evaluator = ShardEvaluator(run, model, "cuda" if gpu else "cpu", test)
 
     def evaluate(self, start: int) -> ShardResult:
@@ -35,7 +43,7 @@ def evaluate_on_ray(
     """Yield shards as they finish, in any order."""
     worker_class = ray.remote(max_restarts=3, max_task_retries=3)(_Worker)
     options = {"num_cpus": placement.threads, "num_gpus": 1 if placement.gpu else 0}
-    arguments = (absolute(run), model, placement.threads, placement.gpu, share({"test": test}))
+    arguments = (absolute(run), model, placement.threads, placement.gpu, share({"test": test}), test.fingerprint())
     workers = [worker_class.options(**options).remote(*arguments) for _ in range(placement.workers)]
 
     def submit(worker: Any, start: int) -> Any:

@@ -23,7 +23,8 @@ from afa_dist.distributed import World
 from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sharing import SharedImages, share
+from afa_dist.runtime.sharing import SharedImages, same_images, share
+from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import agree, train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
@@ -49,7 +50,7 @@ def fit(
             "threads": placement.threads,
             "start": start,
             "images": share({"train": splits.train, "held_out": splits.held_out, "test": splits.test}),
-            "fingerprint": splits.fingerprint(),
+            "fingerprint": directory.last_start()["data_fingerprint"],
         },
         scaling_config=ray_train.ScalingConfig(
             num_workers=placement.workers,
@@ -107,6 +108,7 @@ def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
     """One worker's life. Failures that a restart would only repeat are returned, not raised."""
     torch.set_num_threads(config["threads"])
+    keep_freed_memory()
     run: TrainingRun = config["run"]
     directory = RunDirectory(Path(config["directory"]))
     device = get_device()
@@ -141,11 +143,7 @@ def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> 
     """The driver's images: from the object store or, where they are too large for it, read here and compared."""
     if shared is not None:
         return DataSplits(**shared.get())
-    splits = load_splits(run.data)
-    if splits.fingerprint() != fingerprint:
-        what = f"{run.data.path or run.data.name} on {socket.gethostname()} holds other images than on the driver"
-        raise UserError.one("data.path", f"{what}; use the same files on all nodes, or a folder that they share")
-    return splits
+    return same_images(load_splits(run.data), fingerprint, run.data)
 
 
 def _check_shared(directory: RunDirectory, start: str) -> None:

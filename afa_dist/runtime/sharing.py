@@ -7,15 +7,19 @@ have the same ones.
 from __future__ import annotations
 
 import dataclasses
+import socket
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 import torch
 
+from afa_dist.config import DataConfig
+from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.image_set import ImageSet
+from afa_dist.errors import UserError
 
 STORE_SHARE = 0.5
 """Part of the smallest node's object store that images may take; beyond it Ray would begin to spill."""
@@ -47,6 +51,21 @@ def share(sets: Mapping[str, ImageSet]) -> SharedImages | None:
     if needed > STORE_SHARE * min(_stores(ray.nodes()), default=0):
         return None
     return SharedImages({name: ray.put(_arrays(part)) for name, part in sets.items()})
+
+
+Data = TypeVar("Data", ImageSet, DataSplits)
+
+
+def same_images(found: Data, fingerprint: str, config: DataConfig) -> Data:
+    """`found`, which this node read by itself, if it is what the driver read.
+
+    Raises:
+        UserError: it is not.
+    """
+    if found.fingerprint() != fingerprint:
+        what = f"{config.path or config.name} on {socket.gethostname()} holds other images than on the driver"
+        raise UserError.one("data.path", f"{what}; use the same files on all nodes, or a folder that they share")
+    return found
 
 
 def _stores(nodes: Iterable[Mapping[str, Any]]) -> Iterable[float]:

@@ -53,6 +53,7 @@ class FinetuneStep:
 
     def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
         """As in `Step`; objective ce attacks nothing and gets the images back."""
+        self.clean.drop()  # of a step that was broken off
         if self.run.objective == "ce" or eps == 0:
             return batch.images_BCHW
         attack = self.run.attack
@@ -68,7 +69,6 @@ class FinetuneStep:
 
     def clean_pass(self, batch: Batch) -> torch.Tensor | JointOutput | None:
         """The outer pass of the clean images, if attack and loss have a use for it and would make the same."""
-        self.clean.drop()
         if not self.both or self.run.attack_objective == "ce" or not same_in_attack(self.net, self.run.attack.bn):
             return None
         with autocast(batch.images_BCHW.device, self.bf16):

@@ -137,6 +137,8 @@ class Trainer:
             if logging:
                 self.log_training()
             new_best = validating and self.validate()
+            if validating:
+                self.warnings.agree(self.world)  # it takes long enough for one to come
             saving = saving or new_best or self.out_of_patience or bool(self.warnings.reason)
             if saving:
                 self.save()

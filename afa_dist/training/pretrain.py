@@ -42,6 +42,7 @@ class PretrainStep:
 
     def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
         attack = self.run.attack
+        self.clean.drop()  # of a step that was broken off
         if eps == 0:
             return batch.images_BCHW
         clean = self.clean_pass(batch)
@@ -51,7 +52,6 @@ class PretrainStep:
 
     def clean_pass(self, batch: Batch) -> Embedded | None:
         """The outer pass of the clean images, if the attack has a use for it and would make the same."""
-        self.clean.drop()
         attack, one_view = self.run.attack, batch.second_BCHW is None
         needed = attack.objective == "kl" and one_view
         if attack.objective == "afa":

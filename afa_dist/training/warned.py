@@ -20,6 +20,9 @@ from afa_dist.distributed import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
+ECHO_SECONDS = 5.0
+"""Within this time one warning may come twice: to all processes of a job, and passed on by the one that started them."""
+
 ASK_SECONDS = 1.0
 """Least time between two questions to the cluster; they cost some milliseconds and a message between all workers."""
 
@@ -32,6 +35,8 @@ class SignalNote:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.at = 0.0
+        """When it came, on the monotonic clock."""
 
     def __call__(self) -> str:
         return self.reason
@@ -39,8 +44,8 @@ class SignalNote:
 
 @contextlib.contextmanager
 def heed_signals() -> Iterator[SignalNote]:
-    """Inside, the first of `SIGNALS` is noted instead of ending the process; the same again changes nothing.
-
+    """Inside, the first of `SIGNALS` is noted instead of ending the process; one that comes `ECHO_SECONDS` later does
+    what it always did. So a process that can finish no step, because it waits for one that is gone, can still be ended.
     Python delivers signals to the main thread alone: in another one they are left to whoever has that.
     """
     note = SignalNote()
@@ -49,7 +54,11 @@ def heed_signals() -> Iterator[SignalNote]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        note.reason = note.reason or signal.Signals(number).name
+        if note.reason and time.monotonic() - note.at > ECHO_SECONDS:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
+        elif not note.reason:
+            note.reason, note.at = signal.Signals(number).name, time.monotonic()
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

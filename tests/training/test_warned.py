@@ -20,6 +20,7 @@ from afa_dist.config import CheckpointConfig
 from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import Stopped
+from afa_dist.training import warned
 from afa_dist.training.job import train
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Warnings, heed_signals
@@ -53,11 +54,11 @@ def undisturbed(splits, tmp_path_factory):
 
 
 def test_no_step_is_lost_and_nothing_shows_afterwards(splits, undisturbed, tmp_path):
-    """Warned before the first step, after it, and in the middle of an epoch and of a row of metrics."""
+    """Warned before the first step, after it, in the middle of an epoch and of a row of metrics, and in a validation."""
     directory = RunDirectory(tmp_path / "run")
     directory.create(RUN, {})
     done = 0
-    for call, steps in ((0, 0), (1, 1), (2, 3), (2, 5)):
+    for call, steps in ((0, 0), (1, 1), (2, 3), (2, 4), (1, 5)):
         with pytest.raises(Stopped, match="a test"):
             train(RUN, splits, directory, World(), lambda row: None, Warnings(warned_at(call)))
         assert directory.checkpoints.steps()[-1:] == ([steps] if steps else [])
@@ -73,7 +74,9 @@ def test_a_warning_in_the_last_step_changes_nothing(splits, undisturbed, tmp_pat
     last = undisturbed.checkpoints.steps()[-1]
     directory = RunDirectory(tmp_path / "run")
     directory.create(RUN, {})
-    summary = train(RUN, splits, directory, World(), lambda row: None, Warnings(warned_at(last)))
+    summary = train(
+        RUN, splits, directory, World(), lambda row: None, Warnings(warned_at(last + 2))
+    )  # two validations asked as well
     assert summary["steps"] == last
 
 
@@ -108,14 +111,23 @@ def test_all_workers_stop_when_one_is_warned(undisturbed, tmp_path):
         assert row.get("loss", 0) == pytest.approx(want.get("loss", 0), rel=0.2)
 
 
-def test_signals_are_noted_inside_and_left_alone_outside():
+def test_signals_are_noted_inside_and_left_alone_outside(monkeypatch):
+
+    def as_before(number, frame):
+        raise KeyError("as before")
+
+    signal.signal(signal.SIGUSR2, as_before)
     before = signal.getsignal(signal.SIGTERM)
     with heed_signals() as note:
         assert note() == ""
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
         assert note() == "SIGUSR2"  # the first
+        monkeypatch.setattr(warned, "ECHO_SECONDS", -1.0)
+        with pytest.raises(KeyError, match="as before"):
+            os.kill(os.getpid(), signal.SIGUSR2)
     assert signal.getsignal(signal.SIGTERM) == before
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=["SIGTERM", "SIGUSR2"])
