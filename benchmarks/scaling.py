@@ -29,6 +29,7 @@ from subject import EPS, SHAPE, afa_run
 from afa_dist.cli.console import say
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
+from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import make_step, wrap
 
 
@@ -36,6 +37,7 @@ def worker(rank: int, size: int, folder: str, options: argparse.Namespace) -> No
     """Time steps of one world; the slowest worker counts, since all wait for it."""
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
+    keep_freed_memory()
     dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
     run = afa_run(options.arch, options.batch, options.steps, options.precision)
     world = World.current()
