@@ -6,11 +6,12 @@
 ours             attack and outer step of afa_dist, clean keys, as jobs/pretrain.py runs them
 bare passes      the same network passes with nothing between them: clean images once, then forward and backward to the
                  pixels for every step of the attack, then forward and backward of both halves to the weights
-composition      what is written today: torchattacks' PGD loop on the SupConLoss of pytorch-metric-learning, clean embeddings
-                 made once before the loop, then the loss of both halves
+composition      what is written today: torchattacks' PGD loop on the SupConLoss of pytorch-metric-learning, embeddings of
+                 the clean images made once before the loop, then the loss of both halves
 
-Each in float32, as such scripts run on a CPU, and under bfloat16 autocast. Memory is the peak of a fresh process beyond what it held (Linux, glibc),
-with freed memory given back at once. Prints a table and writes results/step.json. Run it on an otherwise idle machine.
+Each in float32, as such scripts run on a CPU, and under bfloat16 autocast. Memory is the peak of a fresh process beyond
+what it held (Linux, glibc), with freed memory given back at once. Prints a table and writes results/step.json. Run it on
+an otherwise idle machine.
 """
 
 from __future__ import annotations
