@@ -142,6 +142,12 @@ def test_the_next_step_is_fetched_without_being_asked_for():
     assert waiting.wait(timeout=10)
 
 
+def test_images_elsewhere_than_on_the_device_are_fetched_ahead():
+    elsewhere = loader(World(device=torch.device("meta")))
+    assert isinstance(elsewhere._fetch, Ahead)
+    assert not isinstance(loader()._fetch, Ahead)
+
+
 def test_a_loader_that_fetches_ahead_gives_the_same_batches():
     plain, ahead = loader(), loader()
     ahead.__dict__["_fetch"] = Ahead(ahead._rows)  # as on a GPU that cannot hold the images

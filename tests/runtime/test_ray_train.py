@@ -81,12 +81,13 @@ def test_two_ray_workers_end_with_the_metrics_of_one_process(ray_cluster, tmp_pa
     assert rows == got  # the driver saw every row, in order
 
 
-def test_a_killed_worker_is_survived(ray_cluster, tmp_path, monkeypatch):
+@pytest.mark.parametrize("share", [0.5, 0.0], ids=["images mapped", "images read"])
+def test_a_killed_worker_is_survived(share, ray_cluster, tmp_path, monkeypatch):
     """SIGKILL to one of two workers in mid-run: the group restarts from the last checkpoint and finishes.
 
-    The images count as too large for the object store here: workers read them by themselves.
+    With images in the object store, or as if they were too large for it.
     """
-    monkeypatch.setattr("afa_dist.runtime.sharing.STORE_SHARE", 0.0)
+    monkeypatch.setattr("afa_dist.runtime.sharing.STORE_SHARE", share)
     longer = dataclasses.replace(RUN.schedule, epochs=12)
     run = run_in(tmp_path, schedule=longer)
     directory = RunDirectory.of(run)

@@ -86,11 +86,30 @@ def test_it_is_used_once_and_only_for_its_own_images():
     seen.clear()
     step.loss(batch(PRETRAIN), x_adv)  # equal images, but others
     step.loss(b, x_adv)
+    assert seen == [64, 64]
     step.attack(b, 0, 0.1)
     seen.clear()
     losses = [step.loss(b, x_adv).loss.item() for _ in range(2)]
     assert seen == [32, 64]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_kl_attack_on_two_views_has_its_own_target():
+    """It starts from the first view, whose prediction is not that of the second one, which is the loss's clean half."""
+    run = dataclasses.replace(RUNS["afa, two views"], attack=dataclasses.replace(PRETRAIN.attack, objective="kl"))
+    step, b = step_of(run), batch(run)
+    seen = passes(step)
+    step.loss(b, step.attack(b, 0, 0.1))
+    assert sum(seen) == 32 * (1 + 3 + 2)
+
+
+def test_what_a_broken_off_step_left_is_dropped():
+    step, b = step_of(PRETRAIN), batch(PRETRAIN)
+    step.attack(b, 0, 0.1)
+    step.attack(b, 0, 0.0)  # of a warm-up
+    seen = passes(step)
+    step.loss(b, b.images_BCHW + 0.0)
+    assert seen == [64]
 
 
 @pytest.mark.parametrize(("mode", "bn", "shared"), [("full", "eval", 0), ("linear", "eval", 1), ("linear", "batch", 0)])

@@ -22,6 +22,7 @@ from afa_dist.distributed import World
 from afa_dist.errors import Stopped
 from afa_dist.training import warned
 from afa_dist.training.job import train
+from afa_dist.training.metrics import Meter
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Warnings, heed_signals
 from tests.training.test_resume import RUNS
@@ -109,6 +110,33 @@ def test_all_workers_stop_when_one_is_warned(undisturbed, tmp_path):
     for row, want in zip(rows, wanted, strict=True):  # two workers round otherwise than one
         assert row["epoch"] == want["epoch"]
         assert row.get("loss", 0) == pytest.approx(want.get("loss", 0), rel=0.2)
+
+
+def test_the_cluster_is_asked_once_in_a_while(monkeypatch):
+    asked = []
+    warnings = Warnings(cluster=lambda: asked.append(1) or "")
+    for _ in range(50):
+        warnings.agree(World())
+    assert len(asked) == 1
+    monkeypatch.setattr(warned, "ASK_SECONDS", 0.0)
+    for _ in range(3):
+        time.sleep(0.001)
+        warnings.agree(World())
+    assert len(asked) == 4
+
+
+def test_a_half_filled_meter_goes_on_with_another_number_of_workers():
+    """Saved by two workers, loaded by one, and the other way: the means are those of all images."""
+    state = {"names": ["loss"], "counts": [32], "sums": [[3.0], [5.0]]}
+    meter = Meter(World())
+    meter.load(state)
+    meter.add({"loss": (torch.tensor(8.0), 64)})
+    assert meter.take() == {"loss": pytest.approx(16 / 128)}
+    first, second = Meter(World(0, 2)), Meter(World(1, 2))
+    for half in (first, second):
+        half.load({"names": ["loss"], "counts": [64], "sums": [[8.0]]})
+    assert first._sums["loss"] + second._sums["loss"] == 8
+    assert first._counts["loss"] + second._counts["loss"] == 64
 
 
 def test_signals_are_noted_inside_and_left_alone_outside(monkeypatch):
