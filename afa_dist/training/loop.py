@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from afa_dist.config import PretrainRun, TrainingRun
@@ -26,27 +23,14 @@ from afa_dist.training.execution import eagerly
 from afa_dist.training.metrics import Meter
 from afa_dist.training.not_finite import ADVICE, Incident, NotFinite
 from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
-from afa_dist.training.recorder import OnRow, Recorder
+from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.schedule import Schedule
+from afa_dist.training.selection import Selection
 from afa_dist.training.step import Step
+from afa_dist.training.storage import Storage
 from afa_dist.training.validate import validate
 from afa_dist.training.warned import Warnings
-
-
-@dataclasses.dataclass
-class Best:
-    """The best validation so far: its step and its accuracies."""
-
-    step: int
-    metrics: dict[str, float]
-
-    def compare(self, metrics: Mapping[str, float], by: str) -> int:
-        """1 if `metrics` is better than the best so far, 0 if it is as good, -1 if it is worse."""
-        other = "clean_acc" if by == "robust_acc" else "robust_acc"
-        keys = [name for name in (by, other) if name in metrics]
-        new, old = [metrics[name] for name in keys], [self.metrics[name] for name in keys]
-        return (new > old) - (new < old)
 
 
 class Trainer:
@@ -70,7 +54,6 @@ class Trainer:
         self.splits = splits
         self.directory = directory
         self.world = world
-        self.on_row = on_row
         self.warnings = warnings or Warnings()
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
         dtype = next(step.net.parameters()).dtype
@@ -86,17 +69,11 @@ class Trainer:
         """The averaged network as it was at a step, buffers and all: what was validated is what is saved."""
         self.meter = Meter(world)
         self.not_finite = NotFinite(step.net, run.optimiser, directory, world)
-        self.recorder: Recorder | None = None
-        self.best: Best | None = None
-        self.last: dict[str, float] = {}
-        self.unwritten = ""
-        """Why the main worker could not write, until `check_storage`."""
+        self.storage = Storage(run, directory, world, on_row)
+        # A model trained on clean images alone is chosen by its clean accuracy.
+        self.selection = Selection(robust=getattr(run, "objective", "pgd") != "ce")
         self.done = 0
         """Optimiser steps behind us."""
-        self.noted = time.monotonic()
-        """When the time spent was last noted in the run directory."""
-        self.stale = 0
-        """Validations since the last one that was better than all before."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the best and the last validation.
@@ -109,12 +86,12 @@ class Trainer:
         try:
             self.run_steps()
         finally:
-            if self.recorder is not None:
-                self.recorder.close()
+            self.storage.close()
+        best = self.selection.best
         return {
             "steps": self.done,
-            "best": {"step": self.best.step, **self.best.metrics} if self.best else None,
-            "last": {"step": self.done, **self.last},
+            "best": {"step": best.step, **best.metrics} if best else None,
+            "last": {"step": self.done, **self.selection.last},
             "stopped_early": self.done < self.schedule.total_steps,
         }
 
@@ -143,12 +120,12 @@ class Trainer:
             if saving:
                 self.save()
             if logging or saving:
-                self.check_storage()
+                self.storage.check(self.done)
 
     @property
     def out_of_patience(self) -> bool:
         """Whether so many validations went by without a better one that training ends here."""
-        return 0 < self.config.validation.patience <= self.stale
+        return 0 < self.config.validation.patience <= self.selection.stale
 
     def train_step(self) -> None:
         """Batch, attack and loss; backward; clip; all workers agree that it is finite; weights move."""
@@ -205,15 +182,9 @@ class Trainer:
         config = self.config
         with self.network_to_use(), eagerly(config.scaling.compile, self.world.device):
             self.step.net.eval()
-            self.last = validate(self.step, self.splits.held_out, config.attack, config.validation, config.seed, self.world)
-        by = "robust_acc" if "robust_acc" in self.last and self.selects_by_robustness else "clean_acc"
-        change = 1 if self.best is None else self.best.compare(self.last, by)
-        self.stale = 0 if change > 0 else self.stale + 1
-        # Of equals the later one is kept: it has seen the lower learning rate.
-        if change >= 0:
-            self.best = Best(self.done, self.last)
-        self.write_row("validation", self.last)
-        return change >= 0
+            found = validate(self.step, self.splits.held_out, config.attack, config.validation, config.seed, self.world)
+        self.write_row("validation", found)
+        return self.selection.take(self.done, found)
 
     @contextlib.contextmanager
     def network_to_use(self) -> Iterator[None]:
@@ -233,11 +204,6 @@ class Trainer:
                 self.averaged = (self.done, {name: value.clone() for name, value in net.state_dict().items()})
             yield
 
-    @property
-    def selects_by_robustness(self) -> bool:
-        """A model trained on clean images alone is chosen by its clean accuracy."""
-        return getattr(self.config, "objective", "pgd") != "ce"
-
     def log_training(self) -> None:
         means = self.meter.take()
         if means:
@@ -247,26 +213,7 @@ class Trainer:
     def write_row(self, phase: str, values: Mapping[str, float]) -> None:
         epoch = self.done / self.loader.steps_per_epoch
         row = {"step": self.done, "epoch": round(epoch, 4), "of": self.schedule.total_steps, "phase": phase, **values}
-        if self.recorder is not None:
-            with self.writing():
-                self.recorder.write(row)
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keeps a failure to write until all workers can hear of it: alone, the main one would leave them waiting."""
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            self.unwritten = self.unwritten or f"{self.directory.path} cannot be written to: {error}"
-
-    def check_storage(self) -> None:
-        """End the run on all workers if the main one could not write."""
-        for trouble in filter(None, self.world.texts(self.unwritten)):
-            saved = self.directory.checkpoints.steps()
-            rest = (
-                f"that of step {saved[-1]} is whole; the same command continues from it" if saved else "there is none yet"
-            )
-            raise TrainingError(f"step {self.done}: {trouble}. No earlier checkpoint was touched: {rest}")
+        self.storage.row(row)
 
     def save(self) -> None:
         with self.network_to_use():  # on every worker: statistics may have to be recomputed
@@ -275,44 +222,26 @@ class Trainer:
         if bad := not_finite(self.step.net.state_dict()):
             # Such a checkpoint would be passed over; the last one stays the last.
             raise TrainingError(f"step {self.done}: {bad} has values that are not finite, nothing was saved. {ADVICE}")
-        if self.world.is_main:
-            with self.writing():
-                self.write_checkpoint(meter, averaged)
-        beat()
-
-    def write_checkpoint(self, meter: Mapping[str, Any], averaged: Mapping[str, torch.Tensor]) -> None:
-        now = time.monotonic()
-        self.directory.add_seconds(now - self.noted)
-        self.noted = now
         state = {
-            "best": dataclasses.asdict(self.best) if self.best else None,
-            "last": self.last,
-            "stale": self.stale,
+            **self.selection.state(),
             "skipped": self.not_finite.skipped,
             "meter": meter,
             "seed": self.config.seed,
             "run": self.directory.run_id,
         }
         momentum = momentum_tensors(self.optimiser, self.named)
-        self.directory.checkpoints.save(Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged))
-        self.directory.checkpoints.prune(self.config.checkpoint.keep_last)
+        self.storage.checkpoint(Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged))
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint, if there is one; every worker reads the same one."""
-        checkpoint = self.directory.checkpoints.newest(self.directory.run_id)
-        if checkpoint is not None:
-            self.step.net.load_state_dict(dict(checkpoint.model))
-            load_momentum(self.optimiser, self.named, dict(checkpoint.optimiser))
-            self.done = checkpoint.step
-            best = checkpoint.state["best"]
-            self.best = Best(**best) if best else None
-            self.last = dict(checkpoint.state["last"])
-            self.stale = checkpoint.state["stale"]
-            self.meter.load(checkpoint.state.get("meter", {}))
-            self.not_finite.skipped = checkpoint.state.get("skipped", 0)
-            if self.average is not None:
-                self.average.load(checkpoint.averaged)
-        self.world.barrier()  # nobody may write a newer checkpoint before all have read this one
-        if self.world.is_main:
-            self.directory.checkpoints.set_aside_after(self.done)
-            self.recorder = Recorder(self.directory, self.done, self.config.tracking.tensorboard, self.on_row)
+        """Continue from the newest whole checkpoint, if there is one."""
+        checkpoint = self.storage.newest()
+        if checkpoint is None:
+            return
+        self.step.net.load_state_dict(dict(checkpoint.model))
+        load_momentum(self.optimiser, self.named, dict(checkpoint.optimiser))
+        self.done = checkpoint.step
+        self.selection.load(checkpoint.state)
+        self.meter.load(checkpoint.state.get("meter", {}))
+        self.not_finite.skipped = checkpoint.state.get("skipped", 0)
+        if self.average is not None:
+            self.average.load(checkpoint.averaged)

@@ -1,0 +1,83 @@
+"""What a run leaves on the disk while it trains, and what happens when it cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+
+from afa_dist.config import TrainingRun
+from afa_dist.distributed import World, beat
+from afa_dist.errors import TrainingError
+from afa_dist.training.checkpoint import Checkpoint
+from afa_dist.training.recorder import OnRow, Recorder
+from afa_dist.training.run_dir import RunDirectory
+
+
+class Storage:
+    """One a worker; the main one writes, the others only hear of failures.
+
+    A failure is kept until all call `check`: if the main worker ended alone, the others would wait for it.
+    """
+
+    def __init__(self, run: TrainingRun, directory: RunDirectory, world: World, on_row: OnRow) -> None:
+        self._run = run
+        self._directory = directory
+        self._world = world
+        self._on_row = on_row
+        self._recorder: Recorder | None = None
+        self._trouble = ""
+        self._noted = time.monotonic()
+        """When the time spent was last noted in the run directory."""
+
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from; every worker reads the same one, and nobody writes before all have."""
+        checkpoint = self._directory.checkpoints.newest(self._directory.run_id)
+        self._world.barrier()
+        if self._world.is_main:
+            step = checkpoint.step if checkpoint is not None else 0
+            self._directory.checkpoints.set_aside_after(step)
+            self._recorder = Recorder(self._directory, step, self._run.tracking.tensorboard, self._on_row)
+        return checkpoint
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Write a row of metrics."""
+        if self._recorder is not None:
+            with self._kept_failure():
+                self._recorder.write(row)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Save, delete what is too old, and note the time that training took."""
+        if self._world.is_main:
+            with self._kept_failure():
+                now = time.monotonic()
+                self._directory.add_seconds(now - self._noted)
+                self._noted = now
+                self._directory.checkpoints.save(checkpoint)
+                self._directory.checkpoints.prune(self._run.checkpoint.keep_last)
+        beat()
+
+    @contextlib.contextmanager
+    def _kept_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            self._trouble = self._trouble or f"{self._directory.path} cannot be written to: {error}"
+
+    def check(self, step: int) -> None:
+        """End the run on all workers if the main one could not write. All call it, after the same steps.
+
+        Raises:
+            TrainingError: it could not.
+        """
+        for trouble in filter(None, self._world.texts(self._trouble)):
+            saved = self._directory.checkpoints.steps()
+            rest = f"that of step {saved[-1]} is whole, and the same command continues from it" if saved else "there is none"
+            raise TrainingError(f"step {step}: {trouble}. No earlier checkpoint was touched: {rest}")
+
+    def close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
