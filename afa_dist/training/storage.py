@@ -75,7 +75,7 @@ class Storage:
         """
         for trouble in filter(None, self._world.texts(self._trouble)):
             saved = self._directory.checkpoints.steps()
-            rest = f"that of step {saved[-1]} is whole, and the same command continues from it" if saved else "there is none"
+            rest = f"that of step {saved[-1]} is whole, the same command continues from it" if saved else "there is none"
             raise TrainingError(f"step {step}: {trouble}. No earlier checkpoint was touched: {rest}")
 
     def close(self) -> None:

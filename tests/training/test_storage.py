@@ -76,7 +76,7 @@ def test_a_full_disk_is_a_clear_error_and_nothing_is_lost(undisturbed, tmp_path)
         assert done.returncode == 1, done.stderr
         assert "No space left on device" in done.stderr
         assert "step 8: " in done.stderr
-        assert "that of step 4 is whole, and the same command continues from it" in done.stderr
+        assert "that of step 4 is whole, the same command continues from it" in done.stderr
         assert "Traceback" not in done.stderr
         assert RunDirectory(folder / "run").checkpoints.newest().step == 4
         (folder / "filler").unlink()
