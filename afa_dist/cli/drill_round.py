@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,8 +237,6 @@ def run_struck(way: str, folder: Path, blows: int, rng: random.Random) -> list[B
 
 def _whole(directory: RunDirectory) -> int:
     """Step of the checkpoint that the next start will go on from."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         newest = directory.checkpoints.newest(directory.run_id)

@@ -201,12 +201,12 @@ def _read(folder: Path, step: int) -> Checkpoint:
     parts = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "optimiser")}
     parts["averaged"] = load_file(folder / "averaged.safetensors") if "averaged.safetensors" in files else {}
     for part, tensors in parts.items():
-        if bad := not_finite(tensors):
+        if bad := first_not_finite(tensors):
             raise DamagedCheckpoint(f"{folder / part}.safetensors has values that are not finite, in {bad}")
     return Checkpoint(step, parts["model"], parts["optimiser"], state, parts["averaged"])
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
     """The name of the first of `tensors` with a value that is not finite, or an empty text."""
     return next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), "")
 

@@ -18,7 +18,7 @@ from afa_dist.distributed import World, beat
 from afa_dist.errors import Stopped, TrainingError
 from afa_dist.training.averaging import WeightAverage, recompute_statistics
 from afa_dist.training.awp import worst_weights
-from afa_dist.training.checkpoint import Checkpoint, not_finite
+from afa_dist.training.checkpoint import Checkpoint, first_not_finite
 from afa_dist.training.execution import eagerly
 from afa_dist.training.metrics import Meter
 from afa_dist.training.not_finite import ADVICE, Incident, NotFinite
@@ -219,7 +219,7 @@ class Trainer:
         with self.network_to_use():  # on every worker: statistics may have to be recomputed
             averaged = self.averaged[1]
         meter = self.meter.state()
-        if bad := not_finite(self.step.net.state_dict()):
+        if bad := first_not_finite(self.step.net.state_dict()):
             # Such a checkpoint would be passed over; the last one stays the last.
             raise TrainingError(f"step {self.done}: {bad} has values that are not finite, nothing was saved. {ADVICE}")
         state = {

@@ -73,10 +73,12 @@ class Storage:
         Raises:
             TrainingError: it could not.
         """
-        for trouble in filter(None, self._world.texts(self._trouble)):
-            saved = self._directory.checkpoints.steps()
-            rest = f"that of step {saved[-1]} is whole, the same command continues from it" if saved else "there is none"
-            raise TrainingError(f"step {step}: {trouble}. No earlier checkpoint was touched: {rest}")
+        if self._world.all_true(not self._trouble)[0]:
+            return
+        trouble = next(filter(None, self._world.texts(self._trouble)))
+        saved = self._directory.checkpoints.steps()
+        rest = f"that of step {saved[-1]} is whole, the same command continues from it" if saved else "there is none"
+        raise TrainingError(f"step {step}: {trouble}. No earlier checkpoint was touched: {rest}")
 
     def close(self) -> None:
         if self._recorder is not None:

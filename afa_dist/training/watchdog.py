@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from afa_dist.distributed import World
 from afa_dist.distributed.pulse import beats
-from afa_dist.errors import LostWorker
+from afa_dist.errors import LostWorker, Stopped, TrainingError
 
 POSTS_A_TIMEOUT = 10
 """Least number of signs of life within the time after which a worker counts as hung."""
@@ -80,7 +80,7 @@ class Watchdog(threading.Thread):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if self._store is not None and isinstance(error, RuntimeError) and _is_lost_connection(error):
+            if self._store is not None and error is not None and _is_lost_connection(error):
                 for _ in range(SILENT_AFTER + 2):  # long enough for whoever is gone to be silent
                     self._listen()
                     time.sleep(self._interval)
@@ -164,8 +164,10 @@ def _place(frame: FrameType | None) -> dict[str, Any]:
     return {"place": place, "waits": waits}
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def _is_lost_connection(error: BaseException) -> bool:
     """Whether a collective says that another worker is gone. gloo and nccl have no exceptions of their own for it."""
+    if not isinstance(error, RuntimeError) or isinstance(error, Stopped | TrainingError):
+        return False  # our own words may speak of a broken pipe too: that of a disk
     text = str(error).lower()
     return any(word in text for word in _LOST)
 
