@@ -10,6 +10,7 @@ crowding costs, no more. Prints a table and writes results/scaling.json. Run it 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import statistics
@@ -28,7 +29,7 @@ from subject import EPS, SHAPE, afa_run
 
 from afa_dist.cli.console import say
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World
+from afa_dist.distributed import World, leave_group
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import make_step, wrap
 
@@ -39,6 +40,7 @@ def worker(rank: int, size: int, folder: str, options: argparse.Namespace) -> No
     torch.set_num_threads(1)
     keep_freed_memory()
     dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
+    atexit.register(leave_group)
     run = afa_run(options.arch, options.batch, options.steps, options.precision)
     world = World.current()
     step = make_step(run, SHAPE, World())
@@ -63,7 +65,6 @@ def worker(rank: int, size: int, folder: str, options: argparse.Namespace) -> No
         parts.append([times[1] - times[0], times[2] - times[1]])
     if rank == 0:
         Path(folder, "parts.json").write_text(json.dumps(parts[-1]))
-    dist.destroy_process_group()
 
 
 def step_seconds(size: int, options: argparse.Namespace) -> tuple[float, float]:

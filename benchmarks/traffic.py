@@ -10,6 +10,7 @@ Nothing else should use the loopback interface meanwhile.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import statistics
@@ -28,6 +29,7 @@ from rich.table import Table
 from afa_dist.cli.console import say
 from afa_dist.config import MethodConfig
 from afa_dist.data.loader import Batch
+from afa_dist.distributed import leave_group
 from afa_dist.files import write_json
 from afa_dist.training.contrast import Contrast
 
@@ -56,6 +58,7 @@ def worker(rank: int, folder: str) -> None:
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS, store=dist.FileStore(f"{folder}/store", RANKS))
+    atexit.register(leave_group)
     g = torch.Generator().manual_seed(0)
     z = F.normalize(torch.randn(2, GLOBAL_BATCH, DIM, generator=g), dim=2)
     y = torch.randint(0, CLASSES, (GLOBAL_BATCH,), generator=g)
@@ -75,7 +78,6 @@ def worker(rank: int, folder: str) -> None:
             found[name].append((counted(lambda m=method: evaluate(m)) - empty) / ROUNDS)
     if rank == 0:
         write_json(Path(folder) / "found.json", found)
-    dist.destroy_process_group()
 
 
 def counted(work: Any) -> int:

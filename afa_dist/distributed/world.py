@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import time
 
 import torch
 import torch.distributed as dist
 
 _TEXT_BYTES = 1000
+_LET_GO_SECONDS = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +66,18 @@ class World:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+def leave_group() -> None:
+    """Leave the process group and give gloo's threads time to let go of its tensors. For the end of a process.
+
+    DDP keeps the group's threads alive when it is gone itself (torch 2.14). One that has not yet released the tensors of the
+    last collective when the interpreter ends aborts the process (pytorch/pytorch, pull request 179291): a run that is complete
+    would look like one that crashed. It takes a thread microseconds, but on a busy machine it has to wait for its turn.
+    """
+    if dist.is_available() and dist.is_initialized():
+        has_threads = dist.get_backend() == "gloo"
+        dist.destroy_process_group()
+        gc.collect()
+        if has_threads:
+            time.sleep(_LET_GO_SECONDS)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
-from afa_dist.distributed import World
+from afa_dist.distributed import World, leave_group
 from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
@@ -37,5 +37,5 @@ def world(gpu: bool) -> World:
         torch.cuda.set_device(device)
     if torchrun_size() > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if gpu else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(leave_group)
     return World.current(device)

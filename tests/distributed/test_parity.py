@@ -1,5 +1,6 @@
 """Real gloo processes, each with a different part of the batch, against one process with all of it."""
 
+import atexit
 import contextlib
 import os
 from pathlib import Path
@@ -20,7 +21,7 @@ from afa_dist.config import (
     PretrainRun,
 )
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World
+from afa_dist.distributed import World, leave_group
 from afa_dist.models.build import DataShape
 from afa_dist.training.awp import worst_weights
 from afa_dist.training.job import make_step, wrap
@@ -114,10 +115,10 @@ def worker(rank, size, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"store{size}"), size)
     dist.init_process_group("gloo", rank=rank, world_size=size, store=store)
+    atexit.register(leave_group)
     for name, run in CASES.items():
         result = three_steps(run, World.current())
         save_file(result, folder / f"{name}-{size}-{rank}.safetensors")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A warned run finishes its step, saves, and goes on later as if nothing had been."""
 
+import atexit
 import dataclasses
 import itertools
 import json
@@ -18,7 +19,7 @@ import torch.multiprocessing as mp
 from afa_dist.cli.job import STOPPED
 from afa_dist.config import CheckpointConfig
 from afa_dist.data.catalogue import load_splits
-from afa_dist.distributed import World
+from afa_dist.distributed import World, leave_group
 from afa_dist.errors import Stopped
 from afa_dist.training import warned
 from afa_dist.training.job import train
@@ -85,6 +86,7 @@ def worker(rank, size, folder):
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
+    atexit.register(leave_group)
     directory = RunDirectory(Path(folder) / "run")
     splits = load_splits(RUN.data)
     asked = []
@@ -94,7 +96,6 @@ def worker(rank, size, folder):
         Path(folder, f"{rank}-{stopped.value}").touch()
     assert asked == [1]
     train(RUN, splits, directory, World.current(), lambda row: None)
-    dist.destroy_process_group()
 
 
 def test_all_workers_stop_when_one_is_warned(undisturbed, tmp_path):
