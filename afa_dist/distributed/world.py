@@ -71,8 +71,8 @@ class World:
 def leave_group() -> None:
     """Leave the process group and give gloo's threads time to let go of its tensors. For the end of a process.
 
-    DDP keeps the group's threads alive when it is gone itself (torch 2.14). One that has not yet released the tensors of the
-    last collective when the interpreter ends aborts the process (pytorch/pytorch, pull request 179291): a run that is complete
+    DDP keeps the threads alive when it is gone itself (torch 2.14). One that has not yet released the tensors of the
+    last collective when the interpreter ends aborts the process (pytorch/pytorch, pull 179291): a run that is complete
     would look like one that crashed. It takes a thread microseconds, but on a busy machine it has to wait for its turn.
     """
     if dist.is_available() and dist.is_initialized():
