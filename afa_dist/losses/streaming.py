@@ -139,7 +139,7 @@ class _Work:
         for index_A, same_A in zip(pairs.left_out_AX.clamp(min=0).unbind(1), same_AX.unbind(1), strict=True):
             sums_AD -= keys_KD[index_A] * same_A[:, None]
             if self.key_gradient_KD is not None:
-                self.key_gradient_KD.index_put_((index_A,), pull_AD * same_A[:, None], accumulate=True)
+                _add_at(self.key_gradient_KD, index_A, pull_AD * same_A[:, None])
         if self.anchor_gradient_AD is not None:
             self.anchor_gradient_AD.sub_(sums_AD * (share_A1 / pairs.temperature))
         return (pull_AD * sums_AD).sum()
@@ -191,9 +191,18 @@ def _rows(keys_KD: torch.Tensor) -> int:
 
 
 def _add_rows(rows: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Sum of the rows of each class, (C, ...). Not `index_add_`, whose order on a GPU differs from run to run."""
-    sums = rows.new_zeros((classes, *rows.shape[1:]))
-    return sums.index_put_((labels,), rows, accumulate=True)
+    """Sum of the rows of each class, (C, ...)."""
+    return _add_at(rows.new_zeros((classes, *rows.shape[1:])), labels, rows)
+
+
+def _add_at(sums: torch.Tensor, index: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Add each of `rows` to the row of `sums` that `index` names, in place and in the same order in every run.
+
+    torch has no one way to do so: `index_put_` adds by several threads as they come on a CPU, `index_add_` on a GPU.
+    """
+    if sums.device.type == "cpu":
+        return sums.index_add_(0, index, rows)
+    return sums.index_put_((index,), rows, accumulate=True)
 
 
 def _floor(values: torch.Tensor) -> float:

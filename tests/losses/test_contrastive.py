@@ -104,6 +104,19 @@ def test_no_matrix_of_anchors_by_keys_is_ever_made():
     assert rows * keys <= largest[0] <= 8 * keys + rows
 
 
+@OPTIONS[0]
+@OPTIONS[1]
+def test_several_threads_round_alike_in_every_call(denominator, own_copy):
+    """What threads add up as they come would differ in the last digit, and training would not be repeatable."""
+    torch.set_num_threads(2)
+    z, k, y, yk, left_out = case(2, 256, 512, 10, dim=128)
+    z, k = z.float(), k.float()
+    options = {"temperature": 0.1, "denominator": denominator, "own_copy": own_copy, **left_out}
+    first, *others = (value_and_gradients(lambda z, k: afa_loss(z, k, y, yk, **options), z, k) for _ in range(20))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_only_the_gradients_that_are_asked_for(wanted):
     z, k, y, yk, left_out = case(1, 20, 30, 3)

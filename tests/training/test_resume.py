@@ -102,6 +102,21 @@ def test_stopped_and_resumed_equals_undisturbed(stage, splits, tmp_path):
     assert bool(a.averaged) == (run.ema.decay > 0)
 
 
+def test_two_threads_end_alike(splits, tmp_path):
+    """With sizes of real runs: torch uses several threads only from some ten thousand numbers on."""
+    torch.set_num_threads(2)
+    run = dataclasses.replace(
+        RUNS["pretrain"], model=ModelConfig(), schedule=ScheduleConfig(epochs=2, batch_size=128, warmup=0.5)
+    )
+    ends = []
+    for name in ("one", "other"):
+        directory = RunDirectory(tmp_path / name)
+        directory.create(run, {})
+        steps = train(run, splits, directory, World(), on_row=lambda row: None)["steps"]
+        ends.append(directory.checkpoints.load(steps).model)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_patience_ends_training_alike_after_a_stop(splits, tmp_path):
     """No validation of this run can get better: the learning rate is too small to change a prediction."""
     run = dataclasses.replace(
