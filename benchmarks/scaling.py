@@ -10,7 +10,6 @@ crowding costs, no more. Prints a table and writes results/scaling.json. Run it 
 from __future__ import annotations
 
 import argparse
-import atexit
 import json
 import os
 import statistics
@@ -29,7 +28,7 @@ from subject import EPS, SHAPE, afa_run
 
 from afa_dist.cli.console import say
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World, leave_group
+from afa_dist.distributed import World, join_group
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import make_step, wrap
 
@@ -39,8 +38,7 @@ def worker(rank: int, size: int, folder: str, options: argparse.Namespace) -> No
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
     keep_freed_memory()
-    dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
-    atexit.register(leave_group)
+    join_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
     run = afa_run(options.arch, options.batch, options.steps, options.precision)
     world = World.current()
     step = make_step(run, SHAPE, World())

@@ -10,7 +10,6 @@ Nothing else should use the loopback interface meanwhile.
 from __future__ import annotations
 
 import argparse
-import atexit
 import json
 import os
 import statistics
@@ -29,7 +28,7 @@ from rich.table import Table
 from afa_dist.cli.console import say
 from afa_dist.config import MethodConfig
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import leave_group
+from afa_dist.distributed import join_group
 from afa_dist.files import write_json
 from afa_dist.training.contrast import Contrast
 
@@ -57,8 +56,7 @@ def modelled(method: MethodConfig) -> dict[str, int]:
 def worker(rank: int, folder: str) -> None:
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS, store=dist.FileStore(f"{folder}/store", RANKS))
-    atexit.register(leave_group)
+    join_group("gloo", rank=rank, world_size=RANKS, store=dist.FileStore(f"{folder}/store", RANKS))
     g = torch.Generator().manual_seed(0)
     z = F.normalize(torch.randn(2, GLOBAL_BATCH, DIM, generator=g), dim=2)
     y = torch.randint(0, CLASSES, (GLOBAL_BATCH,), generator=g)

@@ -3,7 +3,7 @@
 from afa_dist.distributed.gather import all_reduce_sum, gather, gather_detached, world_size
 from afa_dist.distributed.pulse import beat
 from afa_dist.distributed.randomness import SLICE, SlicedRandom, derive_seed
-from afa_dist.distributed.world import World, leave_group
+from afa_dist.distributed.world import World, join_group
 
 __all__ = [
     "SLICE",
@@ -14,6 +14,6 @@ __all__ = [
     "derive_seed",
     "gather",
     "gather_detached",
-    "leave_group",
+    "join_group",
     "world_size",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
-import gc
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,16 +69,21 @@ class World:
             dist.barrier()
 
 
-def leave_group() -> None:
-    """Leave the process group and give gloo's threads time to let go of its tensors. For the end of a process.
+def join_group(backend: str, **where: Any) -> None:
+    """`torch.distributed.init_process_group(backend, **where)`; the process leaves the group when it ends."""
+    dist.init_process_group(backend, **where)
+    atexit.register(_leave_group)
 
-    DDP keeps the threads alive when it is gone itself (torch 2.14). One that has not yet released the tensors of the
-    last collective when the interpreter ends aborts the process (pytorch/pytorch, pull 179291): a run that is complete
-    would look like one that crashed. It takes a thread microseconds, but on a busy machine it has to wait for its turn.
+
+def _leave_group() -> None:
+    """Destroy the process group and give gloo's threads time to let go of its tensors.
+
+    DDP keeps the threads alive when it is gone itself (torch 2.14), so that nobody can join them. One that has not yet
+    released the last collective's tensors when the interpreter ends aborts the process (pytorch/pytorch, pull 179291): a
+    run that is complete looks like one that crashed. A thread needs microseconds, but waits for its turn on a busy machine.
     """
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         has_threads = dist.get_backend() == "gloo"
         dist.destroy_process_group()
-        gc.collect()
         if has_threads:
             time.sleep(_LET_GO_SECONDS)

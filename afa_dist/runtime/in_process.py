@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.distributed as dist
 
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
-from afa_dist.distributed import World, leave_group
+from afa_dist.distributed import World, join_group
 from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
@@ -36,6 +35,5 @@ def world(gpu: bool) -> World:
     if gpu:
         torch.cuda.set_device(device)
     if torchrun_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if gpu else "gloo")
-        atexit.register(leave_group)
+        join_group("nccl" if gpu else "gloo")
     return World.current(device)

@@ -1,6 +1,5 @@
 """Real gloo processes, each with a different part of the batch, against one process with all of it."""
 
-import atexit
 import contextlib
 import os
 from pathlib import Path
@@ -21,7 +20,7 @@ from afa_dist.config import (
     PretrainRun,
 )
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World, leave_group
+from afa_dist.distributed import World, join_group
 from afa_dist.models.build import DataShape
 from afa_dist.training.awp import worst_weights
 from afa_dist.training.job import make_step, wrap
@@ -114,8 +113,7 @@ def worker(rank, size, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"store{size}"), size)
-    dist.init_process_group("gloo", rank=rank, world_size=size, store=store)
-    atexit.register(leave_group)
+    join_group("gloo", rank=rank, world_size=size, store=store)
     for name, run in CASES.items():
         result = three_steps(run, World.current())
         save_file(result, folder / f"{name}-{size}-{rank}.safetensors")

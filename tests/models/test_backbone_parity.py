@@ -1,6 +1,5 @@
 """Backbones of other packages in two real gloo processes, each with half of the batch, against one with all of it."""
 
-import atexit
 import importlib.util
 import os
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from afa_dist.config import ClassifierAttackConfig, FinetuneRun, ModelConfig, ScalingConfig
 from afa_dist.data.loader import Batch
-from afa_dist.distributed import World, leave_group
+from afa_dist.distributed import World, join_group
 from afa_dist.models.build import DataShape
 from afa_dist.training.job import make_step, wrap
 
@@ -50,8 +49,7 @@ def one_step(arch, world):
 def worker(rank, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=SIZE, store=dist.FileStore(str(folder / "store"), SIZE))
-    atexit.register(leave_group)
+    join_group("gloo", rank=rank, world_size=SIZE, store=dist.FileStore(str(folder / "store"), SIZE))
     for index, arch in enumerate(ARCHS):
         save_file(one_step(arch, World.current()), folder / f"{index}-{rank}.safetensors")
 

@@ -1,6 +1,5 @@
 """A step that is not finite moves nothing: it ends the run or is left out, on all workers alike."""
 
-import atexit
 import dataclasses
 import itertools
 import json
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from afa_dist.config import CheckpointConfig, ModelConfig, OptimiserConfig
 from afa_dist.data.catalogue import load_splits
-from afa_dist.distributed import World, leave_group
+from afa_dist.distributed import World, join_group
 from afa_dist.errors import TrainingError
 from afa_dist.training.job import data_shape, make_step, wrap
 from afa_dist.training.loop import Trainer
@@ -119,8 +118,7 @@ def test_weights_that_are_not_finite_are_not_saved(splits, tmp_path):
 def worker(rank, size, folder):
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
-    atexit.register(leave_group)
+    join_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
     made = trainer(RUN, load_splits(RUN.data), Path(folder) / "run", World.current(), bad_steps=(1, 2, 3), rank=1)
     with pytest.raises(TrainingError, match=r"worker 0: [0-9.]+, worker 1: nan"):
         for _ in range(5):

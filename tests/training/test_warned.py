@@ -1,6 +1,5 @@
 """A warned run finishes its step, saves, and goes on later as if nothing had been."""
 
-import atexit
 import dataclasses
 import itertools
 import json
@@ -19,7 +18,7 @@ import torch.multiprocessing as mp
 from afa_dist.cli.job import STOPPED
 from afa_dist.config import CheckpointConfig
 from afa_dist.data.catalogue import load_splits
-from afa_dist.distributed import World, leave_group
+from afa_dist.distributed import World, join_group
 from afa_dist.errors import Stopped
 from afa_dist.training import warned
 from afa_dist.training.job import train
@@ -85,8 +84,7 @@ def test_a_warning_in_the_last_step_changes_nothing(splits, undisturbed, tmp_pat
 def worker(rank, size, folder):
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
-    atexit.register(leave_group)
+    join_group("gloo", rank=rank, world_size=size, store=dist.FileStore(f"{folder}/store", size))
     directory = RunDirectory(Path(folder) / "run")
     splits = load_splits(RUN.data)
     asked = []
