@@ -14,7 +14,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, for the next step: activations of 32 MiB and more are else given back to the
-    system, and filled with zeros page by page when they are asked for again, a quarter of a step of a ResNet-18 on a CPU.
+    system, and filled with zeros page by page when they are asked for again, a fifth to a quarter of a step of a
+    ResNet-18 on a CPU (docs/performance.md).
 
     Memory stays at its peak. glibc only; elsewhere nothing happens, nor where the user has set MALLOC_ variables.
     """
