@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from afa_dist.cli.recipes import STAGES
 from afa_dist.cli.specification import hints_of, leaves
 from afa_dist.config.fields import Section, describe_bounds, is_pixel_distance, section_class, strip_annotation
+from afa_dist.config.scaling import WorkerCount
 from afa_dist.errors import Problem
 
 _MISSING = object()
@@ -92,6 +93,8 @@ def _metavar(hint: Any) -> str:
         return "{" + ",".join(map(str, get_args(plain))) + "}"
     if is_pixel_distance(hint):
         return "PIXELS"
+    if hint == WorkerCount:
+        return "N|A..B"
     if get_origin(plain) is tuple:
         return "A,B,..."
     return {int: "N", float: "X", bool: "true|false"}.get(plain, "TEXT")

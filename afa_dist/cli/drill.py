@@ -75,7 +75,7 @@ def execute(run: DrillRun, folder: Path) -> None:
     wanted = {}
     rounds: list[Round] = []
     with StageProgress("drill", unit="round", total=run.rounds) as progress:
-        for way in run.ways:
+        for way in dict.fromkeys(run.ways):
             progress.note(f"{way}: undisturbed")
             run_once(way, folder / way)
             wanted[way] = outcome(folder / way)

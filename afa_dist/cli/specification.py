@@ -16,11 +16,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
-from afa_dist.config.fields import Section, check_value, is_pixel_distance, section_class, strip_annotation
+from afa_dist.config.fields import PixelDistance, Section, check_value, is_pixel_distance, section_class, strip_annotation
+from afa_dist.config.scaling import WORKER_COUNT_WORDS, WorkerCount, is_range
 from afa_dist.errors import Problem, UserError
 
 S = TypeVar("S", bound=Section)
 
+_SPECIAL_WORDS = {PixelDistance: "a number or a fraction such as 8/255", WorkerCount: WORKER_COUNT_WORDS}
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -82,6 +84,8 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> tuple[Any,
     plain = strip_annotation(hint)
     if is_pixel_distance(hint) and isinstance(value, str):
         value = _fraction(value)
+    if hint == WorkerCount:
+        plain = str if isinstance(value, str) and is_range(value) else int
     if get_origin(plain) is tuple and isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if _is_optional(plain) and isinstance(value, str) and value.lower() in ("null", "none", ""):
@@ -90,7 +94,7 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> tuple[Any,
         try:
             value = _adapter(plain).validate_python(value)
         except pydantic.ValidationError:
-            expected = "a number or a fraction such as 8/255" if is_pixel_distance(hint) else _type_words(plain)
+            expected = _SPECIAL_WORDS.get(hint) or _type_words(plain)
             return None, [Problem(field.name, f"{value!r} is not {expected}")]
     return value, list(check_value(field.name, value, plain, field.metadata))
 

@@ -5,12 +5,12 @@ from afa_dist.config.attack import ClassifierAttackConfig, ContrastiveAttackConf
 from afa_dist.config.fields import PixelDistance, Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.runs import BaseRun, EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, TrainingRun
+from afa_dist.config.scaling import ScalingConfig
 from afa_dist.config.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
     OptimiserConfig,
-    ScalingConfig,
     ScheduleConfig,
     TrackingConfig,
     ValidationConfig,

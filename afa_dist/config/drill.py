@@ -18,7 +18,9 @@ class DrillRun(Section):
     rounds: int = setting(9, "runs to kill and to start again; the ways take turns", ge=1)
     blows: int = setting(3, "most times that one of them is killed, warned or damaged", ge=1)
     seed: int = setting(0, "seed of when and how", ge=0)
-    ways: tuple[str, ...] = setting(WAYS, f"where they run: {', '.join(WAYS)}, the last two with two workers")
+    ways: tuple[str, ...] = setting(
+        WAYS, f"where they run: {', '.join(WAYS)}, the last two with two workers; one named twice has two turns"
+    )
     runs_dir: str = setting("runs", "folder that holds run directories: the place whose disk is tried")
     name: str = setting("drill", "folder in it for this drill; it must be new")
 

@@ -16,12 +16,12 @@ from afa_dist.config.attack import (
 from afa_dist.config.attack_names import VALID_ATTACKS, parse_attack, single_attacks
 from afa_dist.config.fields import Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
+from afa_dist.config.scaling import ScalingConfig, batch_problems
 from afa_dist.config.sections import (
     CheckpointConfig,
     DataConfig,
     ModelConfig,
     OptimiserConfig,
-    ScalingConfig,
     ScheduleConfig,
     TrackingConfig,
     ValidationConfig,
@@ -62,18 +62,7 @@ class TrainingRun(BaseRun):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        yield from batch_problems(self.schedule.batch_size, self.scaling.workers)
-
-
-def batch_problems(batch_size: int, workers: int) -> Iterator[Problem]:
-    """Why a global batch cannot be shared by so many workers: each takes whole slices of the randomness."""
-    step = workers * SLICE
-    if workers > 1 and batch_size % step:
-        yield Problem(
-            "schedule.batch_size",
-            f"{batch_size} cannot be shared by {workers} workers (scaling.workers): it must be a multiple of {step}, "
-            f"that is workers x {SLICE}; for example {max(step, batch_size // step * step)}",
-        )
+        yield from batch_problems(self.schedule.batch_size, self.scaling.fewest, self.scaling.most)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -121,33 +121,6 @@ class ValidationConfig(Section):
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
-class ScalingConfig(Section):
-    """On what it runs. Results do not depend on it, beyond rounding, but for `precision`."""
-
-    workers: int = setting(
-        -1,
-        "0 = in this process, without Ray; N = N DDP workers of Ray Train; -1 = one a GPU where there are several or a "
-        "cluster is addressed (RAY_ADDRESS), else 0",
-        ge=-1,
-    )
-    device: Literal["auto", "cpu", "gpu"] = setting("auto", "what workers compute on; auto = GPUs if there is one for each")
-    threads: int = setting(0, "CPU threads a worker; 0 = the cores there are, shared among the workers", ge=0)
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = setting(
-        "auto",
-        "arithmetic: bf16 autocast of network passes with fp32 losses (on GPUs that have it, by auto), fp32, or fp64 to "
-        "check that results do not depend on the number of workers",
-    )
-    compile: Literal["auto", "on", "off"] = setting(
-        "auto",
-        "compile the network with torch.compile, for attack and outer pass; auto = on GPUs; validation is not compiled",
-    )
-    timeout_seconds: float = setting(
-        300.0, "without progress of any worker for so long, those that hang or are gone are named and all end", ge=1
-    )
-    max_failures: int = setting(3, "restarts from the last checkpoint after a lost worker; Ray workers only", ge=0)
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
 class CheckpointConfig(Section):
     """When progress is saved. The last and the best checkpoint are always kept."""
 

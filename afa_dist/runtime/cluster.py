@@ -53,7 +53,7 @@ def session(scaling: ScalingConfig) -> Iterator[Placement]:
     cluster = addressed_cluster()
     with contextlib.ExitStack() as stack:
         if not is_connected():
-            stack.enter_context(_joined(cluster) if cluster else _own(max(1, scaling.workers) * max(1, scaling.threads)))
+            stack.enter_context(_joined(cluster) if cluster else _own(max(1, scaling.fewest) * max(1, scaling.threads)))
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -65,7 +65,7 @@ def preview(scaling: ScalingConfig) -> str:
     here = place_here(scaling)
     if here is not None:
         return here.describe()
-    workers = f"{scaling.workers} workers" if scaling.workers > 0 else "as many workers as there are GPUs"
+    workers = f"{scaling.workers} workers" if scaling.most > 0 else "as many workers as there are GPUs"
     cluster = addressed_cluster()
     return f"{workers} of {f'the cluster at {cluster}' if cluster else 'Ray on this machine'}"
 

@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from afa_dist.config import FinetuneRun, TrainingRun
-from afa_dist.config.runs import batch_problems
+from afa_dist.config.scaling import batch_problems
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import UserError
 from afa_dist.runtime import in_process
@@ -25,7 +25,8 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
         TrainingError: training could not go on.
     """
     workers = placement.workers or torchrun_size()
-    if problems := list(batch_problems(run.schedule.batch_size, workers)):
+    fewest = run.scaling.fewest if run.scaling.elastic else workers
+    if problems := list(batch_problems(run.schedule.batch_size, fewest, workers)):
         raise UserError(problems)
     directory = RunDirectory.of(run)
     start = secrets.token_hex(8)

@@ -17,8 +17,9 @@ OWN_CLUSTER = "AFA_DIST_OWN_CLUSTER"
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """workers: 0 for this process (or those of torchrun), else Ray workers. gpu: one GPU a worker. threads: CPU
-    threads a worker. cluster: address of a running cluster, None for one of our own."""
+    """workers: 0 for this process (or those of torchrun), else Ray workers; of a range, as many as there is room for now.
+    gpu: one GPU a worker. threads: CPU threads a worker. cluster: address of a running cluster, None for one of our own.
+    """
 
     workers: int
     gpu: bool
@@ -57,11 +58,11 @@ def place_here(scaling: ScalingConfig) -> Placement | None:
         UserError: Ray workers or GPUs are asked for where they cannot be had.
     """
     gpus = torch.cuda.device_count()
-    if torchrun_size() > 1 and scaling.workers > 0:
+    if torchrun_size() > 1 and scaling.most > 0:
         what = f"{scaling.workers} Ray workers cannot be started from each process of torchrun; set 0, or leave torchrun"
         raise UserError.one("scaling.workers", what)
     ray_by_default = addressed_cluster() is not None or (gpus > 1 and scaling.device != "cpu")
-    if torchrun_size() == 1 and (scaling.workers > 0 or (scaling.workers < 0 and ray_by_default)):
+    if torchrun_size() == 1 and (scaling.most > 0 or (scaling.most < 0 and ray_by_default)):
         return None
     if scaling.device == "gpu" and gpus == 0:
         raise UserError.one("scaling.device", "gpu is not possible: torch sees no GPU here; use auto or cpu")
@@ -76,10 +77,12 @@ def place_on_nodes(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]],
         UserError: the nodes can never hold what is asked for. Ray itself would wait for it forever.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    workers = scaling.workers if scaling.workers > 0 else max(1, gpus if scaling.device != "cpu" else 1)
+    workers = scaling.fewest if scaling.fewest > 0 else max(1, gpus if scaling.device != "cpu" else 1)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
-    threads = scaling.threads or _widest(nodes, workers, gpu)
-    if _room(nodes, threads, gpu) < workers:
+    if scaling.elastic:
+        workers = max(workers, min(scaling.most, room(nodes, scaling.threads or 1, gpu)))
+    threads = scaling.threads or widest(nodes, workers, gpu)
+    if room(nodes, threads, gpu) < workers:
         need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
         have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         what = f"{workers} workers with {need} each do not fit: the nodes have {have}"
@@ -88,7 +91,7 @@ def place_on_nodes(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]],
     return Placement(workers, gpu, threads, cluster)
 
 
-def _room(nodes: Sequence[Mapping[str, float]], threads: int, gpu: bool) -> int:
+def room(nodes: Sequence[Mapping[str, float]], threads: int, gpu: bool) -> int:
     """How many workers fit; one never spans two nodes."""
     fits = [int(node.get("CPU", 0) // threads) for node in nodes]
     if gpu:
@@ -96,10 +99,10 @@ def _room(nodes: Sequence[Mapping[str, float]], threads: int, gpu: bool) -> int:
     return sum(fits)
 
 
-def _widest(nodes: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> int:
+def widest(nodes: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> int:
     """The most threads a worker can have with all workers in place; 1 if even that does not fit."""
     most = int(max((node.get("CPU", 0) for node in nodes), default=1))
-    return next((threads for threads in range(most, 0, -1) if _room(nodes, threads, gpu) >= workers), 1)
+    return next((threads for threads in range(most, 0, -1) if room(nodes, threads, gpu) >= workers), 1)
 
 
 def cores() -> int:

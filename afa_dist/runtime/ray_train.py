@@ -1,4 +1,4 @@
-"""Training on Ray Train: worker groups, restarts after lost workers. The loop is the one of the in-process twin.
+"""Training on Ray Train: groups of workers, each replaced when it breaks, when its nodes leave or when there is more room.
 
 Workers resume from the run directory's own checkpoints, which every node must be able to read; Ray's storage beneath
 it holds only Ray's bookkeeping. Images come from the driver where they fit into Ray's object store.
@@ -6,29 +6,38 @@ it holds only Ray's bookkeeping. Images come from the driver where they fit into
 
 from __future__ import annotations
 
-import socket
+import itertools
+import os
 import threading
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
+import ray
 from ray import train as ray_train
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 
 from afa_dist.config import TrainingRun
-from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.distributed import World
-from afa_dist.errors import Stopped, TrainingError, UserError
+from afa_dist.data.catalogue import DataSplits
+from afa_dist.errors import Stopped, TrainingError
+from afa_dist.runtime.elastic import Resources, Sizes, free_nodes, wait_for_room
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sharing import SharedImages, same_images, share
-from afa_dist.training.execution import keep_freed_memory
-from afa_dist.training.job import agree, train
+from afa_dist.runtime.ray_worker import work
+from afa_dist.runtime.row_tail import RowTail
+from afa_dist.runtime.sharing import share
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
-from afa_dist.training.warned import Warnings, heed_signals
+from afa_dist.training.warned import Source, heed_signals
+
+_GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError)
+
+MORE_ROOM = "room for more workers"
+
+START_SECONDS = 30
+"""How long an elastic group may take to start before the nodes are counted again: Ray's view of them may have been old."""
 
 
 def fit(
@@ -39,47 +48,157 @@ def fit(
     start: the identity of this start in provenance.json, by which workers recognise the shared run directory.
 
     Raises:
-        Stopped: this process or the cluster was warned, and all is saved.
+        Stopped: this process was warned, or the cluster and there is no room elsewhere; all is saved.
         TrainingError: the loop gave up, or more workers were lost than scaling.max_failures.
     """
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "run": absolute(run),
-            "directory": str(directory.path),
-            "threads": placement.threads,
-            "start": start,
-            "images": share({"train": splits.train, "held_out": splits.held_out, "test": splits.test}),
-            "fingerprint": directory.last_start()["data_fingerprint"],
-        },
-        scaling_config=ray_train.ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=placement.gpu,
-            resources_per_worker={"CPU": placement.threads, **({"GPU": 1} if placement.gpu else {})},
-        ),
-        run_config=ray_train.RunConfig(
-            name="ray",
-            storage_path=str(directory.path),
-            failure_config=ray_train.FailureConfig(max_failures=run.scaling.max_failures),
-        ),
-    )
-    earlier = len(directory.troubles())
+    config = {
+        "run": absolute(run),
+        "directory": str(directory.path),
+        "start": start,
+        "images": share({"train": splits.train, "held_out": splits.held_out, "test": splits.test}),
+        "fingerprint": directory.last_start()["data_fingerprint"],
+    }
     with RowTail(directory, on_row), heed_signals() as signalled:
-        try:
-            outcome = _fit_interruptibly(trainer, lambda: _pass_on(signalled(), directory, start))
-        except ray_train.TrainingFailedError as error:
-            raise TrainingError(_reason(error, directory, run, directory.troubles()[earlier:])) from error
-    if "stopped" in outcome:
-        raise Stopped(outcome["stopped"])
-    if "failure" in outcome:
-        raise TrainingError(outcome["failure"])
-    return dict(outcome["summary"])
+        groups = _Groups(run, directory, config, placement, signalled)
+        return groups.run(groups.place(wanted=placement.workers) if run.scaling.elastic else placement)
 
 
-def _pass_on(reason: str, directory: RunDirectory, start: str) -> None:
-    """Tell the workers of a signal that only this process got."""
-    if reason and not directory.asked_to_stop(start):
-        directory.ask_to_stop(start, reason)
+class _Groups:
+    """The groups of workers of one start, one after another."""
+
+    def __init__(
+        self, run: TrainingRun, directory: RunDirectory, config: dict[str, Any], placement: Placement, signalled: Source
+    ) -> None:
+        self.run_config = run
+        self.directory = directory
+        self.config = config
+        self.sizes = Sizes.of(run, placement)
+        self.cluster = placement.cluster
+        self.signalled = signalled
+        self.leaving: set[str] = set()
+        """Nodes that Ray said are taken away."""
+        self.failures = 0
+        self._groups_before = 0
+        self._looked = time.monotonic()
+
+    def run(self, placement: Placement) -> dict[str, Any]:
+        """Train, in as many groups as it takes; returns the summary."""
+        for number in itertools.count():
+            earlier = len(self.directory.troubles())
+            try:
+                outcome = self._train(placement, f"{self.config['start']}.{number}")
+            except ray_train.TrainingFailedError as error:
+                reason = _reason(error, self.directory.troubles()[earlier:])
+                placement = self._after_failure(placement, reason, isinstance(error, ray_train.WorkerGroupError))
+                continue
+            if "summary" in outcome:
+                return dict(outcome["summary"])
+            if "failure" in outcome:
+                raise TrainingError(outcome["failure"])
+            placement = self._after_stop(placement, outcome)
+        raise AssertionError
+
+    def place(self, wanted: int = 0) -> Placement:
+        """Where the next group goes.
+
+        Raises:
+            Stopped: this process was warned meanwhile.
+            TrainingError: there is no room for the fewest workers within scaling.wait_seconds.
+        """
+        seconds = self.run_config.scaling.wait_seconds
+        if not self.sizes.fitting(free_nodes(self.leaving)):
+            warnings.warn(f"no room for {self.sizes.counts[0]} workers now; waiting for it", stacklevel=2)
+        nodes = wait_for_room(self.sizes, self._look, seconds, wanted)
+        placement = self.sizes.place(nodes, self.cluster) if nodes else None
+        if placement is None:
+            fewest = self.sizes.counts[0]
+            what = f"there was no room for {fewest} workers within {seconds:g} s (scaling.wait_seconds)"
+            raise TrainingError(f"{what}. {_rest(self.directory)}")
+        return placement
+
+    def _look(self) -> Sequence[Resources]:
+        if reason := self.signalled():
+            raise Stopped(reason)
+        return free_nodes(self.leaving)
+
+    def _after_failure(self, placement: Placement, reason: str, lost_worker: bool) -> Placement:
+        """Where to go on after a group broke that Ray does not replace.
+
+        Raises:
+            TrainingError: it happened too often, or the run is not elastic: then Ray has tried again already.
+        """
+        scaling = self.run_config.scaling
+        self.failures += lost_worker
+        if not scaling.elastic or self.failures > scaling.max_failures:
+            tried = f"training stopped after scaling.max_failures = {scaling.max_failures} restarts"
+            raise TrainingError(f"{tried}: {reason}. {_rest(self.directory)}")
+        self.directory.note_trouble(reason)
+        placement = self.place(wanted=placement.workers)
+        warnings.warn(f"{reason}; going on with {_counted(placement.workers)}. {_rest(self.directory)}", stacklevel=2)
+        return placement
+
+    def _after_stop(self, placement: Placement, outcome: dict[str, Any]) -> Placement:
+        """Where to go on after all workers stopped with everything saved.
+
+        Raises:
+            Stopped: this process was warned, or the nodes are taken away and there is no room on others.
+        """
+        reason = self.signalled() or outcome["stopped"]
+        self.leaving |= set(outcome["leaving"])
+        more = reason == MORE_ROOM
+        if self.signalled() or ray.get_runtime_context().get_node_id() in self.leaving or not (more or self.leaving):
+            raise Stopped(reason)
+        nodes = wait_for_room(self.sizes, self._look, seconds=0, wanted=placement.workers + more)
+        moved = self.sizes.place(nodes, self.cluster) if nodes else None
+        if moved is None:
+            raise Stopped(reason)
+        where = "" if more else "on the other nodes "
+        warnings.warn(f"{reason}; all is saved, going on {where}with {_counted(moved.workers)}", stacklevel=2)
+        return moved
+
+    def _train(self, placement: Placement, group: str) -> dict[str, Any]:
+        """One group of workers, to whatever end."""
+        elastic = self.run_config.scaling.elastic
+        if elastic:
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+        self._groups_before = self._groups_at_work()
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={**self.config, "threads": placement.threads, "group": group},
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=placement.workers,
+                use_gpu=placement.gpu,
+                resources_per_worker={"CPU": placement.threads, **({"GPU": 1} if placement.gpu else {})},
+            ),
+            run_config=ray_train.RunConfig(
+                name="ray",
+                storage_path=str(self.directory.path),
+                failure_config=ray_train.FailureConfig(
+                    max_failures=0 if elastic else self.run_config.scaling.max_failures,
+                    controller_failure_limit=0 if elastic else -1,
+                ),
+            ),
+        )
+        return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
+
+    def _groups_at_work(self) -> int:
+        """How many groups of this start got as far as to train."""
+        return len(self.directory.last_start().get("workers", []))
+
+    def _meanwhile(self, placement: Placement, group: str) -> None:
+        """Tell the workers of a signal that only this process got, or that there is room for more of them."""
+        reason = self.signalled() or (MORE_ROOM if self._can_grow(placement) else "")
+        if reason and not self.directory.asked_to_stop(group):
+            self.directory.ask_to_stop(group, reason)
+
+    def _can_grow(self, placement: Placement) -> bool:
+        scaling = self.run_config.scaling
+        if not scaling.elastic or time.monotonic() - self._looked < scaling.resize_seconds:
+            return False
+        self._looked = time.monotonic()
+        if self._groups_at_work() == self._groups_before:
+            return False  # what this group is about to take still counts as free
+        return self.sizes.fitting(free_nodes(self.leaving), already=placement.workers) > placement.workers
 
 
 def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> dict[str, Any]:
@@ -105,90 +224,20 @@ def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> 
     return box["result"] or {"failure": "the workers ended without a result"}
 
 
-def _worker(config: dict[str, Any]) -> dict[str, Any]:
-    """One worker's life. Failures that a restart would only repeat are returned, not raised."""
-    torch.set_num_threads(config["threads"])
-    keep_freed_memory()
-    run: TrainingRun = config["run"]
-    directory = RunDirectory(Path(config["directory"]))
-    device = get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    world = World.current(device)
-    try:
-        splits, error = None, None
-        try:
-            _check_shared(directory, config["start"])
-            splits = _images(run, config["images"], config["fingerprint"])
-        except UserError as found:
-            error = found
-        agree(world, error)
-        assert splits is not None
-        own = partial(directory.asked_to_stop, config["start"]) if world.is_main else str
-        warnings = Warnings(own, cluster=_preempted)
-        return {"summary": train(run, splits, directory, world, on_row=lambda row: None, warnings=warnings)}
-    except Stopped as stopped:
-        return {"stopped": str(stopped)}
-    except (TrainingError, UserError) as failure:
-        return {"failure": str(failure)}
+def _counted(workers: int) -> str:
+    return f"{workers} worker{'s' if workers > 1 else ''}"
 
 
-def _preempted() -> str:
-    """Whether Ray knows that a node of this run is taken away soon; all workers must ask together."""
-    info = ray_train.get_preemption_info()
-    return f"a node is taken away (Ray's notice for workers {info.preempted_ranks})" if info else ""
-
-
-def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> DataSplits:
-    """The driver's images: from the object store or, where they are too large for it, read here and compared."""
-    if shared is not None:
-        return DataSplits(**shared.get())
-    return same_images(load_splits(run.data), fingerprint, run.data)
-
-
-def _check_shared(directory: RunDirectory, start: str) -> None:
-    """Make sure that this node sees the directory the driver wrote to: checkpoints must survive a change of node."""
-    if not any(entry.get("start") == start for entry in directory.starts()):
-        where = f"{directory.path} on {socket.gethostname()} is not the folder that the driver sees"
-        raise UserError.one("runs_dir", f"{where}; use a folder that all nodes share")
-
-
-def _reason(error: BaseException, directory: RunDirectory, run: TrainingRun, troubles: list[str]) -> str:
+def _reason(error: BaseException, troubles: list[str]) -> str:
+    """Why a group broke: in the words of its workers, if they could leave any."""
+    failures = error.worker_failures if isinstance(error, ray_train.WorkerGroupError) else {}
+    gone = sorted(rank for rank, failure in failures.items() if isinstance(failure, _GONE))
+    if gone and not troubles:
+        return f"worker {', '.join(map(str, gone))} is gone: its process or its node ended"
     lines = [line for line in str(error).splitlines() if line.strip()]
-    last = (troubles or [lines[-1].strip() if lines else type(error).__name__])[-1]
+    return (troubles or [lines[-1].strip() if lines else type(error).__name__])[-1]
+
+
+def _rest(directory: RunDirectory) -> str:
     saved = directory.checkpoints.steps()
-    rest = f"the same command continues from step {saved[-1]}" if saved else "nothing had been saved yet"
-    return f"training stopped after scaling.max_failures = {run.scaling.max_failures} restarts: {last}. {rest.capitalize()}"
-
-
-class RowTail(threading.Thread):
-    """Hands rows of a growing metrics.jsonl to `on_row`: progress on the driver without talk between processes."""
-
-    def __init__(self, directory: RunDirectory, on_row: OnRow, interval_seconds: float = 0.5) -> None:
-        super().__init__(daemon=True)
-        self.directory = directory
-        self.on_row = on_row
-        self.interval_seconds = interval_seconds
-        self._ended = threading.Event()
-        self._seen = len(directory.metrics())
-
-    def __enter__(self) -> RowTail:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ended.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._ended.wait(self.interval_seconds):
-            self._drain()
-        self._drain()
-
-    def _drain(self) -> None:
-        rows = self.directory.metrics()
-        # After a restart the file is cut back to the last checkpoint and grows again.
-        self._seen = min(self._seen, len(rows))
-        for row in rows[self._seen :]:
-            self.on_row(row)
-        self._seen = len(rows)
+    return f"The same command continues from step {saved[-1]}" if saved else "Nothing had been saved yet"

@@ -28,6 +28,8 @@ MAY_CHANGE = (
     "scaling.compile",
     "scaling.max_failures",
     "scaling.timeout_seconds",
+    "scaling.resize_seconds",
+    "scaling.wait_seconds",
     "optimiser.not_finite",
     "optimiser.max_skipped",
 )
@@ -164,6 +166,12 @@ class RunDirectory:
         """Note that the present start has trained for `seconds` more."""
         if starts := self.starts():
             starts[-1]["seconds"] = round(starts[-1].get("seconds", 0.0) + seconds, 1)
+            write_json(self.path / "provenance.json", {"starts": starts})
+
+    def note_workers(self, step: int, workers: int) -> None:
+        """Note that from `step` on the present start computes with so many workers."""
+        if starts := self.starts():
+            starts[-1].setdefault("workers", []).append({"step": step, "workers": workers})
             write_json(self.path / "provenance.json", {"starts": starts})
 
     def seconds(self) -> float:

@@ -40,6 +40,7 @@ class Storage:
         if self._world.is_main:
             step = checkpoint.step if checkpoint is not None else 0
             self._directory.checkpoints.set_aside_after(step)
+            self._directory.note_workers(step, self._world.size)
             self._recorder = Recorder(self._directory, step, self._run.tracking.tensorboard, self._on_row)
         return checkpoint
 

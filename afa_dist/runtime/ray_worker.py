@@ -1,0 +1,79 @@
+"""The life of one Ray Train worker. The loop inside is the one of the in-process twin."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import train as ray_train
+from ray.train.torch import get_device
+
+from afa_dist.config import TrainingRun
+from afa_dist.data.catalogue import DataSplits, load_splits
+from afa_dist.distributed import World
+from afa_dist.errors import Stopped, TrainingError, UserError
+from afa_dist.runtime.sharing import SharedImages, same_images
+from afa_dist.training.execution import keep_freed_memory
+from afa_dist.training.job import agree, train
+from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.warned import Warnings
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """Train as one of the workers. Failures that a restart would only repeat are returned, not raised.
+
+    config: what `ray_train.fit` gives to all workers.
+    """
+    torch.set_num_threads(config["threads"])
+    keep_freed_memory()
+    run: TrainingRun = config["run"]
+    directory = RunDirectory(Path(config["directory"]))
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    world = World.current(device)
+    try:
+        splits, error = None, None
+        try:
+            _check_shared(directory, config["start"])
+            splits = _images(run, config["images"], config["fingerprint"])
+        except UserError as found:
+            error = found
+        agree(world, error)
+        assert splits is not None
+        own = partial(directory.asked_to_stop, config["group"]) if world.is_main else str
+        warnings = Warnings(own, cluster=_preempted)
+        return {"summary": train(run, splits, directory, world, on_row=lambda row: None, warnings=warnings)}
+    except Stopped as stopped:
+        return {"stopped": str(stopped), "leaving": _leaving_nodes()}
+    except (TrainingError, UserError) as failure:
+        return {"failure": str(failure)}
+
+
+def _preempted() -> str:
+    """Whether Ray knows that a node of this run is taken away soon; all workers must ask together."""
+    info = ray_train.get_preemption_info()
+    return f"a node is taken away (Ray's notice for workers {info.preempted_ranks})" if info else ""
+
+
+def _leaving_nodes() -> list[str]:
+    """Ray's names of the nodes that are taken away soon; all workers must ask together."""
+    info = ray_train.get_preemption_info()
+    return info.preempted_node_ids if info else []
+
+
+def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> DataSplits:
+    """The driver's images: from the object store or, where they are too large for it, read here and compared."""
+    if shared is not None:
+        return DataSplits(**shared.get())
+    return same_images(load_splits(run.data), fingerprint, run.data)
+
+
+def _check_shared(directory: RunDirectory, start: str) -> None:
+    """Make sure that this node sees the directory the driver wrote to: checkpoints must survive a change of node."""
+    if not any(entry.get("start") == start for entry in directory.starts()):
+        where = f"{directory.path} on {socket.gethostname()} is not the folder that the driver sees"
+        raise UserError.one("runs_dir", f"{where}; use a folder that all nodes share")

@@ -1,0 +1,245 @@
+"""A range of workers: which numbers, and a cluster of two nodes that loses one and gets another."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afa_dist.config import PretrainRun, ScalingConfig, ScheduleConfig
+from afa_dist.config.scaling import sharing_counts
+from afa_dist.distributed import SLICE
+from afa_dist.errors import UserError
+from afa_dist.runtime.elastic import Sizes, wait_for_room
+from afa_dist.training.run_dir import RunDirectory
+from tests.conftest import free_port
+
+ROOT = Path(__file__).parents[2]
+NODE = dict[str, float]
+NODES = st.lists(st.fixed_dictionaries({"CPU": st.integers(0, 9), "GPU": st.integers(0, 4)}), max_size=5)
+
+
+@given(batch=st.integers(1, 64).map(lambda slices: slices * SLICE), fewest=st.integers(1, 9), more=st.integers(0, 9))
+def test_counts_share_the_batch_in_whole_slices(batch, fewest, more):
+    counts = sharing_counts(batch, fewest, fewest + more)
+    assert counts == sorted(set(counts))
+    for count in range(fewest, fewest + more + 1):
+        assert (count in counts) == (count == 1 or (batch % count == 0 and batch // count % SLICE == 0))
+
+
+@given(nodes=NODES, threads=st.integers(0, 3), gpu=st.booleans())
+def test_a_placement_fits_and_none_that_could_share_is_greater(nodes, threads, gpu):
+    sizes = Sizes([2, 4, 8], threads, gpu)
+    placement = sizes.place(nodes, None)
+    each = [min(n["CPU"] // (threads or 1), n["GPU"]) if gpu else n["CPU"] // (threads or 1) for n in nodes]
+    want = max((count for count in (2, 4, 8) if count <= sum(each)), default=0)
+    if not want:
+        assert placement is None
+        return
+    assert placement.workers == want
+    assert placement.threads == threads or threads == 0
+    assert sum(min(n["CPU"] // placement.threads, n["GPU"] if gpu else 99) for n in nodes) >= want
+    assert sizes.fitting(nodes, already=2) >= want
+
+
+def test_waiting_for_room_ends_as_soon_as_there_is_some():
+    looks = iter([[], [], [{"CPU": 1.0}], [{"CPU": 2.0}]])
+    assert wait_for_room(Sizes([2], 1, False), lambda: next(looks), seconds=60, interval=0) == [{"CPU": 2.0}]
+
+
+@pytest.mark.parametrize("text", ["2..", "8..2", "0..4", "..", "two", "1.5", "2..4..8", "-1..2"])
+def test_ranges_that_are_none_are_named(text):
+    from afa_dist.cli.specification import build
+
+    with pytest.raises(UserError, match=r"workers: .*a whole number or a range such as 2\.\.8"):
+        build(ScalingConfig, {"workers": text})
+
+
+def test_a_range_in_which_no_number_can_share_the_batch():
+    with pytest.raises(UserError, match=r"48 cannot be shared by any of 4 to 6 workers"):
+        PretrainRun(schedule=ScheduleConfig(batch_size=48), scaling=ScalingConfig(workers="4..6"))
+    PretrainRun(schedule=ScheduleConfig(batch_size=48), scaling=ScalingConfig(workers="2..6"))  # 3 can
+
+
+class TwoNodes:
+    """A cluster of its own on this machine: a head node for the driver, and nodes that come and go, one CPU each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = f"127.0.0.1:{free_port()}"
+        self.nodes: list[subprocess.Popen] = []
+        (folder / "token").touch(mode=0o600)
+        (folder / "token").write_text("2" * 64)
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_ADDRESS": self.address}
+        # Ray looks for drained nodes every 5 s otherwise.
+        self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "OMP_NUM_THREADS": "1"}
+        port = self.address.partition(":")[2]
+        self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'r'}")
+
+    def start(self, *options: str) -> subprocess.Popen:
+        log = self.folder / f"node-{len(self.nodes)}.log"
+        command = [Path(sys.executable).parent / "ray", "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
+        command += ["--object-store-memory=200000000", "--dashboard-agent-listen-port=0", "--disable-usage-stats", *options]
+        command += ["--resources", json.dumps({f"n{len(self.nodes)}": 1})]
+        with log.open("w") as file:
+            node = subprocess.Popen(command, stdout=file, stderr=file, env=self.env, start_new_session=True)
+        self.nodes.append(node)
+        wait_for(lambda: "Ray runtime started" in log.read_text(), node, 60, log)
+        return node
+
+    def add(self) -> subprocess.Popen:
+        return self.start(f"--address={self.address}")
+
+    def drain(self, number: int) -> None:
+        """Ray's notice that a node is about to be taken away, as a cloud or Slurm would give it."""
+        find = "import ray; ray.init(logging_level='ERROR')\n"
+        find += f"print(*(node['NodeID'] for node in ray.nodes() if 'n{number}' in node['Resources']))"
+        python = Path(sys.executable)
+        found = subprocess.run([python, "-c", find], env=self.env, capture_output=True, text=True, check=True, timeout=60)
+        command = [python.parent / "ray", "drain-node", "--address", self.address, "--node-id", found.stdout.strip()]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        subprocess.run([*command, "--deadline-remaining-seconds", "100"], env=self.env, check=True, timeout=60)
+
+    def kill(self, node: subprocess.Popen) -> None:
+        """SIGKILL to all of a node's processes: the machine is gone."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        node.wait(timeout=30)
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            self.kill(node)
+
+
+@pytest.fixture
+def two_nodes():
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="afa2", dir="/tmp") as folder:  # Ray's sockets need a short path
+        cluster = TwoNodes(Path(folder))
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+OPTIONS = "--model.width 8 --model.projection_dim 16 --data.train_limit 600 --data.crop_padding 1 --attack.steps 2"
+OPTIONS += " --schedule.batch_size 64 --validation.steps 2 --tracking.tensorboard false --tracking.log_every_steps 1"
+OPTIONS += " --scaling.threads 1 --scaling.precision fp64 --scaling.device cpu --ema.decay 0.9"
+
+
+def job(folder: Path, epochs: int, *options: str, env=None) -> subprocess.Popen:
+    command = [sys.executable, ROOT / "jobs/pretrain.py", *OPTIONS.split(), "--schedule.epochs", str(epochs)]
+    log = (folder / "log.txt").open("a")
+    return subprocess.Popen(
+        [*command, "--runs_dir", folder, "--name", "run", *options], env=env, stdout=log, stderr=subprocess.STDOUT
+    )
+
+
+def wait_for(condition, process, seconds, log):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+class Watched:
+    """A run on the two nodes, seen from outside."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen) -> None:
+        self.directory = RunDirectory(folder / "run")
+        self.process = process
+        self.log = folder / "log.txt"
+
+    def groups(self) -> list[tuple[int, int]]:
+        """(step, workers) of each group so far."""
+        noted = (self.directory.starts() or [{}])[0].get("workers", [])
+        return [(entry["step"], entry["workers"]) for entry in noted]
+
+    def last_step(self) -> int:
+        return max((row["step"] for row in self.directory.metrics()), default=0)
+
+    def wait(self, condition) -> None:
+        wait_for(condition, self.process, 120, self.log)
+
+    def resized(self, workers: int, action=lambda: None) -> tuple[int, float]:
+        """Do something and wait for a group of `workers` that goes on; (steps repeated at most, seconds until it began)."""
+        before, started = len(self.groups()), time.monotonic()
+        action()
+        highest = 0
+
+        def regrouped() -> bool:
+            nonlocal highest
+            highest = max(highest, self.last_step())
+            return len(self.groups()) > before
+
+        self.wait(regrouped)
+        seconds = time.monotonic() - started
+        step, now = self.groups()[-1]
+        assert now == workers, self.log.read_text()
+        self.wait(lambda: self.last_step() > highest + 10)
+        return highest - step, seconds
+
+
+@pytest.mark.ray
+def test_nodes_are_lost_added_and_taken_away(two_nodes, tmp_path):
+    """Two workers, one, two, one; the run ends as one process does that nothing ever happened to."""
+    epochs, every = 100, 20
+    second = two_nodes.add()
+    options = ["--scaling.workers", "1..2", "--scaling.resize_seconds", "1", "--checkpoint.every_steps", str(every)]
+    run = Watched(tmp_path, job(tmp_path, epochs, *options, env=two_nodes.env))
+    run.wait(lambda: run.groups()[-1:] == [(0, 2)] and run.last_step() > 30)
+    repeated, seconds = run.resized(1, lambda: two_nodes.kill(second))
+    assert repeated <= every
+    told = [f"killed node: {seconds:.1f} s, {repeated} steps repeated"]
+    repeated, seconds = run.resized(2, two_nodes.add)
+    assert repeated == 0
+    told.append(f"added node: {seconds:.1f} s")
+    repeated, seconds = run.resized(1, lambda: two_nodes.drain(2))
+    assert repeated == 0
+    told.append(f"drained node: {seconds:.1f} s")
+    assert run.process.wait(timeout=240) == 0, run.log.read_text()
+    rows = [(row["step"], row["phase"]) for row in run.directory.metrics()]
+    assert rows == sorted(set(rows), key=lambda row: (row[0], row[1] == "validation"))
+    assert len(rows) == 9 * epochs  # eight steps and a validation an epoch: no gap, no repeat
+    print("\n" + "; ".join(told))
+    assert_like_one_process(run.directory, tmp_path, epochs)
+
+
+def assert_like_one_process(directory, tmp_path, epochs):
+    """Same images in the same order, same learning rates: in fp64 nothing else is left to differ."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    alone = RunDirectory(folder / "run")
+    assert job(folder, epochs, "--scaling.workers", "0").wait(timeout=240) == 0
+    for got, want in zip(directory.metrics(), alone.metrics(), strict=True):
+        assert got.pop("phase") == want.pop("phase")
+        assert got == pytest.approx(want, abs=1e-6)
+    got, want = directory.checkpoints.newest().model, alone.checkpoints.newest().model
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert (got[name] - value).abs().max() < 1e-6, name
+
+
+@pytest.mark.ray
+def test_without_room_elsewhere_a_notice_ends_the_run_with_all_saved(two_nodes, tmp_path):
+    two_nodes.add()
+    run = Watched(tmp_path, job(tmp_path, 500, "--scaling.workers", "2", env=two_nodes.env))
+    run.wait(lambda: run.last_step() > 10)
+    two_nodes.drain(1)
+    assert run.process.wait(timeout=60) == 75, run.log.read_text()
+    assert "a node is taken away" in run.log.read_text()
+    assert "the same command continues" in run.log.read_text()
+    assert run.directory.checkpoints.newest().step == run.last_step()
