@@ -122,11 +122,15 @@ class ValidationConfig(Section):
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class CheckpointConfig(Section):
-    """When progress is saved. The last and the best checkpoint are always kept."""
+    """When progress is saved, and which checkpoints are kept: the newest, the best, and some for good."""
 
     every_epochs: int = setting(1, "save after every so many epochs", ge=1)
     every_steps: int = setting(0, "also save after every so many steps; 0 = only at ends of epochs", ge=0)
-    keep_last: int = setting(2, "how many of the newest to keep, beside the best; 2, so that one may be damaged", ge=2)
+    keep_last: int = setting(2, "how many of the newest to keep, so that one may be damaged", ge=2)
+    keep_best: int = setting(1, "how many of the best to keep, by the validations so far", ge=1)
+    keep_every_epochs: int = setting(
+        0, "also save and keep for good those after every so many epochs, to look back at; 0 = none", ge=0
+    )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

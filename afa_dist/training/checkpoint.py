@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,21 +154,20 @@ class CheckpointStore:
         shutil.rmtree(target, ignore_errors=True)
         self.path(step).replace(target)
 
-    def prune(self, keep_last: int) -> None:
-        """Delete all but the newest `keep_last` and the best checkpoint that each of those knows."""
+    def prune(self, keep_last: int, for_good: Callable[[int], bool] = lambda step: False) -> None:
+        """Delete all but the newest `keep_last`, the best ones that each of those knows, and those kept `for_good`."""
         steps = self.steps()
-        kept = set(steps[-keep_last:])
-        kept |= {best for step in steps[-keep_last:] if (best := self._best_known_to(step)) is not None}
+        kept = set(steps[-keep_last:]).union(*(self._best_known_to(step) for step in steps[-keep_last:]))
         for step in steps:
-            if step not in kept:
+            if step not in kept and not for_good(step):
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
-    def _best_known_to(self, step: int) -> int | None:
+    def _best_known_to(self, step: int) -> set[int]:
         try:
             state = json.loads((self.path(step) / "state.json").read_text())
-            return int(state["best"]["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            return {int(entry["step"]) for entry in state.get("top", [state["best"]])}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return set()
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

@@ -71,7 +71,7 @@ class Trainer:
         self.not_finite = NotFinite(step.net, run.optimiser, directory, world)
         self.storage = Storage(run, directory, world, on_row)
         # A model trained on clean images alone is chosen by its clean accuracy.
-        self.selection = Selection(robust=getattr(run, "objective", "pgd") != "ce")
+        self.selection = Selection(robust=getattr(run, "objective", "pgd") != "ce", keep=run.checkpoint.keep_best)
         self.done = 0
         """Optimiser steps behind us."""
 
@@ -108,19 +108,24 @@ class Trainer:
             validating = epoch_over and (epoch % self.config.validation.every_epochs == 0 or finished)
             every_steps = self.config.checkpoint.every_steps
             saving = finished or (epoch_over and epoch % self.config.checkpoint.every_epochs == 0)
-            saving = saving or (every_steps > 0 and self.done % every_steps == 0)
+            saving = saving or (every_steps > 0 and self.done % every_steps == 0) or self.kept_for_good(self.done)
             # The first step is logged by itself, so that whoever watches soon sees that it runs.
             logging = saving or validating or self.done == 1 or self.done % self.config.tracking.log_every_steps == 0
             if logging:
                 self.log_training()
-            new_best = validating and self.validate()
+            among_best = validating and self.validate()
             if validating:
                 self.warnings.agree(self.world)  # it takes long enough for one to come
-            saving = saving or new_best or self.out_of_patience or bool(self.warnings.reason)
+            saving = saving or among_best or self.out_of_patience or bool(self.warnings.reason)
             if saving:
                 self.save()
             if logging or saving:
                 self.storage.check(self.done)
+
+    def kept_for_good(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is never deleted, as `checkpoint.keep_every_epochs` says."""
+        period = self.config.checkpoint.keep_every_epochs * self.loader.steps_per_epoch
+        return period > 0 and step % period == 0
 
     @property
     def out_of_patience(self) -> bool:
@@ -176,7 +181,7 @@ class Trainer:
         self.write_row("skipped", {"skipped": self.not_finite.skipped})
 
     def validate(self) -> bool:
-        """Measure the held-out images; returns whether this is the best so far."""
+        """Measure the held-out images; returns whether the network is one of the best so far, which are kept."""
         if len(self.splits.held_out) == 0:
             return False
         config = self.config
@@ -230,7 +235,8 @@ class Trainer:
             "run": self.directory.run_id,
         }
         momentum = momentum_tensors(self.optimiser, self.named)
-        self.storage.checkpoint(Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged))
+        checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
+        self.storage.checkpoint(checkpoint, self.kept_for_good)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, if there is one."""

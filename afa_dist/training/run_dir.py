@@ -30,11 +30,13 @@ MAY_CHANGE = (
     "scaling.timeout_seconds",
     "scaling.resize_seconds",
     "scaling.wait_seconds",
+    "checkpoint.keep_last",
+    "checkpoint.keep_best",
     "optimiser.not_finite",
     "optimiser.max_skipped",
 )
 """What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
-recognised by what is in them, and what becomes of steps that would have ended it."""
+recognised by what is in them, what becomes of steps that would have ended it, and how many checkpoints it keeps."""
 
 PATHS = ("init", "model")
 """Options that name a place: two ways of writing one place are no difference."""

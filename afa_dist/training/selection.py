@@ -24,33 +24,41 @@ class Best:
 
 @dataclasses.dataclass
 class Selection:
-    """The last validation, the best one, and how many there were since one was better than all before.
+    """The last validation, the best ones, and how many there were since one was better than all before.
 
-    robust: choose by robust accuracy where it was measured, else by clean accuracy.
+    robust: choose by robust accuracy where it was measured, else by clean accuracy. keep: how many of the best are kept.
     """
 
     robust: bool
-    best: Best | None = None
+    keep: int = 1
+    top: list[Best] = dataclasses.field(default_factory=list)
+    """The best first, at most `keep`."""
     last: dict[str, float] = dataclasses.field(default_factory=dict)
     stale: int = 0
 
+    @property
+    def best(self) -> Best | None:
+        return self.top[0] if self.top else None
+
     def take(self, step: int, metrics: dict[str, float]) -> bool:
-        """Take in a validation; returns whether it is the best so far."""
+        """Take in a validation; returns whether it is among those to keep."""
         self.last = metrics
         by = "robust_acc" if self.robust and "robust_acc" in metrics else "clean_acc"
-        change = 1 if self.best is None else self.best.compare(metrics, by)
-        self.stale = 0 if change > 0 else self.stale + 1
-        # Of equals the later one is kept: it has seen the lower learning rate.
-        if change >= 0:
-            self.best = Best(step, metrics)
-        return change >= 0
+        self.stale = 0 if self.best is None or self.best.compare(metrics, by) > 0 else self.stale + 1
+        # Of equals the later one comes first: it has seen the lower learning rate.
+        place = next((index for index, other in enumerate(self.top) if other.compare(metrics, by) >= 0), len(self.top))
+        self.top.insert(place, Best(step, metrics))
+        del self.top[self.keep :]
+        return place < self.keep
 
     def state(self) -> dict[str, Any]:
         """As JSON, for a checkpoint."""
-        best = dataclasses.asdict(self.best) if self.best else None
-        return {"best": best, "last": self.last, "stale": self.stale}
+        top = [dataclasses.asdict(entry) for entry in self.top]
+        return {"best": top[0] if top else None, "top": top, "last": self.last, "stale": self.stale}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.best = Best(**state["best"]) if state["best"] else None
+        # "top" is younger than the first checkpoints of this format.
+        top = state.get("top", [state["best"]] if state["best"] else [])
+        self.top = [Best(**entry) for entry in top[: self.keep]]
         self.last = dict(state["last"])
         self.stale = state["stale"]

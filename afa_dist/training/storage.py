@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from safetensors import SafetensorError
@@ -50,15 +50,15 @@ class Storage:
             with self._kept_failure():
                 self._recorder.write(row)
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Save, delete what is too old, and note the time that training took."""
+    def checkpoint(self, checkpoint: Checkpoint, for_good: Callable[[int], bool]) -> None:
+        """Save, delete what is too old and not kept `for_good`, and note the time that training took."""
         if self._world.is_main:
             with self._kept_failure():
                 now = time.monotonic()
                 self._directory.add_seconds(now - self._noted)
                 self._noted = now
                 self._directory.checkpoints.save(checkpoint)
-                self._directory.checkpoints.prune(self._run.checkpoint.keep_last)
+                self._directory.checkpoints.prune(self._run.checkpoint.keep_last, for_good)
         beat()
 
     @contextlib.contextmanager
