@@ -14,6 +14,7 @@ from afa_dist.errors import Problem, UserError
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.launch import launch
 from afa_dist.runtime.placement import is_main_process
+from afa_dist.training.mirror import complete
 from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
 from afa_dist.training.run_dir import RunDirectory
 
@@ -80,6 +81,8 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
     if recorded and (recorded["steps"] == total or recorded["stopped_early"]):
         if is_main_process():
             say(f"{title}: already finished")
+            if run.checkpoint.mirror is not None:
+                complete(run.checkpoint.mirror, run.name, directory)
             show(run, recorded)
         return
     with session(run.scaling) as placement:

@@ -131,6 +131,11 @@ class CheckpointConfig(Section):
     keep_every_epochs: int = setting(
         0, "also save and keep for good those after every so many epochs, to look back at; 0 = none", ge=0
     )
+    mirror: str | None = setting(
+        None,
+        "folder (s3://, gs://, hdfs://, file://) that run directories are copied to as they grow; a start that finds "
+        "more there than here goes on from it",
+    )
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

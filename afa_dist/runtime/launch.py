@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from typing import Any
 
 from afa_dist.config import FinetuneRun, TrainingRun
@@ -12,6 +13,7 @@ from afa_dist.errors import UserError
 from afa_dist.runtime import in_process
 from afa_dist.runtime.placement import Placement, is_main_process, torchrun_size
 from afa_dist.training.initial import initial_sha256
+from afa_dist.training.mirror import restore
 from afa_dist.training.provenance import provenance
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
@@ -31,6 +33,8 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
     directory = RunDirectory.of(run)
     start = secrets.token_hex(8)
     if is_main_process():
+        if run.checkpoint.mirror is not None:
+            _restore(run, run.checkpoint.mirror, splits, directory)
         record = {"start": start, **provenance(run.seed, splits.fingerprint())}
         if isinstance(run, FinetuneRun) and run.init != "scratch":
             record["init_sha256"] = initial_sha256(run.init)
@@ -40,3 +44,13 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
     from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
 
     return ray_train.fit(run, splits, directory, placement, start, on_row)
+
+
+def _restore(run: TrainingRun, mirror: str, splits: DataSplits, directory: RunDirectory) -> None:
+    """Take over what the mirror has beyond this directory: it may be another machine's, or this one lost its disk."""
+    step = restore(mirror, run.name, directory)
+    if step is None:
+        return
+    if problems := [*directory.problems(run), *directory.data_problems(splits.fingerprint())]:
+        raise UserError(problems)
+    warnings.warn(f"{directory.path} was brought to step {step} from its mirror in {mirror}", stacklevel=2)

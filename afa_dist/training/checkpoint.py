@@ -29,6 +29,7 @@ from afa_dist.errors import TrainingError
 from afa_dist.files import sha256, sync, write_json, write_tensors
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 KNOWN = {"model.safetensors", "optimiser.safetensors", "averaged.safetensors", "state.json"}
 """Files a manifest may name: a path that leads elsewhere is none of them."""
 
@@ -108,7 +109,7 @@ class CheckpointStore:
 
     def weights_sha256(self, checkpoint: Checkpoint) -> str:
         """SHA-256 of the file with the `weights` of a checkpoint that was loaded, and so verified."""
-        manifest = json.loads((self.path(checkpoint.step) / "manifest.json").read_text())
+        manifest = json.loads((self.path(checkpoint.step) / MANIFEST).read_text())
         name = "averaged.safetensors" if checkpoint.averaged else "model.safetensors"
         return str(manifest["files"][name]["sha256"])
 
@@ -178,18 +179,18 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         write_tensors(folder / "averaged.safetensors", checkpoint.averaged)
     write_json(folder / "state.json", {"step": checkpoint.step, **checkpoint.state})
     files = {entry.name: _describe(entry) for entry in sorted(folder.iterdir())}
-    write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
     sync(folder)
 
 
 def _read(folder: Path, step: int) -> Checkpoint:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     if manifest["format"] != FORMAT:
         raise DamagedCheckpoint(f"{folder}: format {manifest['format']}, this version reads {FORMAT}")
     files = manifest["files"]
     if unknown := set(files) - KNOWN:
         raise DamagedCheckpoint(f"{folder / 'manifest.json'} names {', '.join(map(repr, sorted(unknown)))}")
-    if foreign := {entry.name for entry in folder.iterdir()} - {*files, "manifest.json"}:
+    if foreign := {entry.name for entry in folder.iterdir()} - {*files, MANIFEST}:
         raise DamagedCheckpoint(f"{folder} holds {', '.join(sorted(foreign))}, which the manifest does not know")
     for name, expected in files.items():
         if _describe(folder / name) != expected:

@@ -24,6 +24,7 @@ from afa_dist.training.execution import compiles, uses_bf16
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.initial import load_encoder
 from afa_dist.training.loop import Trainer
+from afa_dist.training.mirror import complete
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
@@ -61,9 +62,15 @@ def train(
             step.forward = wrap(step.forward, world)
         with Watchdog(world, run.scaling.timeout_seconds, partial(_end, directory)):
             result = Trainer(step, run, splits, directory, world, on_row, warnings).run()
+        error = None
         if world.is_main:
             finish(run, splits, directory, {**result, "seconds": directory.seconds()})
-        world.barrier()  # nobody goes on to what builds on this before it is written
+            try:
+                if run.checkpoint.mirror is not None:
+                    complete(run.checkpoint.mirror, run.name, directory)
+            except TrainingError as found:
+                error = found
+        agree(world, error)  # nobody goes on to what builds on this before it is written
         return dict(directory.read_json("summary.json"))
 
 

@@ -13,6 +13,7 @@ from afa_dist.models.build import build_encoder
 from afa_dist.training.checkpoint import DamagedCheckpoint
 from afa_dist.training.initial import initial_sha256, is_weights_file, load_encoder, pretraining_directory
 from afa_dist.training.job import classifier_of, data_shape
+from afa_dist.training.mirror import mirror_problems
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -29,6 +30,7 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
 def directory_problems(run: TrainingRun) -> Iterator[Problem]:
     """Mistakes that show in the run directory and in the one this run starts from."""
     yield from RunDirectory.of(run).problems(run)
+    yield from mirror_problems(run.checkpoint.mirror, run.name)
     if isinstance(run, FinetuneRun):
         yield from _start_problems(run)
         yield from _other_start_problems(run)

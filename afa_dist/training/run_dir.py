@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "scaling.wait_seconds",
     "checkpoint.keep_last",
     "checkpoint.keep_best",
+    "checkpoint.mirror",
     "optimiser.not_finite",
     "optimiser.max_skipped",
 )

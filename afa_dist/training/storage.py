@@ -13,6 +13,7 @@ from afa_dist.config import TrainingRun
 from afa_dist.distributed import World, beat
 from afa_dist.errors import TrainingError
 from afa_dist.training.checkpoint import Checkpoint
+from afa_dist.training.mirror import Mirror, Uploads
 from afa_dist.training.recorder import OnRow, Recorder
 from afa_dist.training.run_dir import RunDirectory
 
@@ -29,6 +30,7 @@ class Storage:
         self._world = world
         self._on_row = on_row
         self._recorder: Recorder | None = None
+        self._uploads: Uploads | None = None
         self._trouble = ""
         self._noted = time.monotonic()
         """When the time spent was last noted in the run directory."""
@@ -41,6 +43,8 @@ class Storage:
             step = checkpoint.step if checkpoint is not None else 0
             self._directory.checkpoints.set_aside_after(step)
             self._directory.note_workers(step, self._world.size)
+            if self._run.checkpoint.mirror is not None:
+                self._uploads = Uploads(Mirror(self._run.checkpoint.mirror, self._run.name), self._directory)
             self._recorder = Recorder(self._directory, step, self._run.tracking.tensorboard, self._on_row)
         return checkpoint
 
@@ -59,6 +63,8 @@ class Storage:
                 self._noted = now
                 self._directory.checkpoints.save(checkpoint)
                 self._directory.checkpoints.prune(self._run.checkpoint.keep_last, for_good)
+                if self._uploads is not None:
+                    self._uploads.add(checkpoint.step)
         beat()
 
     @contextlib.contextmanager
@@ -82,5 +88,8 @@ class Storage:
         raise TrainingError(f"step {step}: {trouble}. No earlier checkpoint was touched: {rest}")
 
     def close(self) -> None:
+        """Close the files, and wait for what is on its way to the mirror."""
         if self._recorder is not None:
             self._recorder.close()
+        if self._uploads is not None:
+            self._uploads.close()
