@@ -15,9 +15,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ray
-from ray._private.state import available_resources_per_node
-
 from afa_dist.config import TrainingRun
 from afa_dist.config.scaling import sharing_counts
 from afa_dist.runtime.placement import Placement, room, widest
@@ -36,6 +33,9 @@ def free_nodes(without: Collection[str] = ()) -> list[Resources]:
 
     Ray counts a machine that is gone as alive for up to half a minute, so each is asked.
     """
+    import ray  # after the session's settings, as in `cluster`
+    from ray._private.state import available_resources_per_node
+
     alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without}
     with ThreadPoolExecutor(max_workers=32) as pool:
         answers = dict(zip(alive, pool.map(_answers, alive.values()), strict=True))

@@ -32,6 +32,9 @@ from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Source, heed_signals
 
+MOST_UNSTARTED = 5
+"""So many elastic groups in a row may fail to start: Ray's view of the nodes may be old, or others may take them first."""
+
 _GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError)
 
 MORE_ROOM = "room for more workers"
@@ -59,11 +62,11 @@ def fit(
         "fingerprint": directory.last_start()["data_fingerprint"],
     }
     with RowTail(directory, on_row), heed_signals() as signalled:
-        groups = _Groups(run, directory, config, placement, signalled)
+        groups = Groups(run, directory, config, placement, signalled)
         return groups.run(groups.place(wanted=placement.workers) if run.scaling.elastic else placement)
 
 
-class _Groups:
+class Groups:
     """The groups of workers of one start, one after another."""
 
     def __init__(
@@ -78,6 +81,8 @@ class _Groups:
         self.leaving: set[str] = set()
         """Nodes that Ray said are taken away."""
         self.failures = 0
+        self.unstarted = 0
+        """Groups in a row that did not get as far as to train."""
         self._groups_before = 0
         self._looked = time.monotonic()
 
@@ -128,7 +133,13 @@ class _Groups:
             TrainingError: it happened too often, or the run is not elastic: then Ray has tried again already.
         """
         scaling = self.run_config.scaling
+        started = self._groups_at_work() > self._groups_before
+        self.unstarted = 0 if started else self.unstarted + 1
         self.failures += lost_worker
+        if self.unstarted > MOST_UNSTARTED:
+            raise TrainingError(
+                f"{self.unstarted} groups of workers in a row did not start: {reason}. {_rest(self.directory)}"
+            )
         if not scaling.elastic or self.failures > scaling.max_failures:
             tried = f"training stopped after scaling.max_failures = {scaling.max_failures} restarts"
             raise TrainingError(f"{tried}: {reason}. {_rest(self.directory)}")

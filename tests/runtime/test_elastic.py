@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from afa_dist.config import PretrainRun, ScalingConfig, ScheduleConfig
 from afa_dist.config.scaling import sharing_counts
 from afa_dist.distributed import SLICE
-from afa_dist.errors import UserError
+from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime.elastic import Sizes, wait_for_room
 from afa_dist.training.run_dir import RunDirectory
 from tests.conftest import free_port
@@ -66,6 +66,32 @@ def test_a_range_in_which_no_number_can_share_the_batch():
     with pytest.raises(UserError, match=r"48 cannot be shared by any of 4 to 6 workers"):
         PretrainRun(schedule=ScheduleConfig(batch_size=48), scaling=ScalingConfig(workers="4..6"))
     PretrainRun(schedule=ScheduleConfig(batch_size=48), scaling=ScalingConfig(workers="2..6"))  # 3 can
+
+
+@pytest.mark.ray
+def test_groups_that_never_start_end_the_run(ray_cluster, tmp_path):
+    from ray import train as ray_train
+
+    from afa_dist.runtime.placement import Placement
+    from afa_dist.runtime.ray_train import MOST_UNSTARTED, Groups
+
+    run = PretrainRun(scaling=ScalingConfig(workers="1..2", max_failures=99), runs_dir=str(tmp_path))
+    directory = RunDirectory.of(run)
+    directory.create(run, {"start": "one"})
+    tried = []
+
+    class Failing(Groups):
+        def _train(self, placement, group):
+            tried.append(group)
+            raise ray_train.TrainingFailedError("no group")
+
+    placement = Placement(2, gpu=False, threads=1)
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(TrainingError, match="6 groups of workers in a row did not start: no group"),
+    ):
+        Failing(run, directory, {"start": "one"}, placement, str).run(placement)
+    assert len(set(tried)) == MOST_UNSTARTED + 1
 
 
 class TwoNodes:
