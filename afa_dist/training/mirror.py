@@ -210,8 +210,9 @@ def complete(uri: str, name: str, directory: RunDirectory) -> None:
 class Uploads:
     """Copies checkpoints to a mirror beside the training. A mirror that fails does not stop it, and is tried again."""
 
-    def __init__(self, mirror: Mirror, directory: RunDirectory) -> None:
-        self.mirror = mirror
+    def __init__(self, uri: str, name: str, directory: RunDirectory) -> None:
+        self.uri = uri
+        self.name = name
         self.directory = directory
         self.trouble = ""
         """Why the last copy did not succeed."""
@@ -229,13 +230,15 @@ class Uploads:
         self._thread.join()
 
     def _work(self) -> None:
+        mirror = None
         while (step := self._jobs.get()) is not None:
             try:
-                self.mirror.update(self.directory)
+                mirror = mirror or Mirror(self.uri, self.name)
+                mirror.update(self.directory)
                 self.trouble = ""
             except (OSError, pa.ArrowException) as error:
                 first = not self.trouble
-                self.trouble = f"{self.mirror.uri} lacks step {step}: {_words(error)}"
+                self.trouble = f"{self.uri} lacks step {step}: {_words(error)}"
                 self.directory.note_trouble(self.trouble)
                 if first:
                     warnings.warn(f"{self.trouble}; training goes on, it is tried again", stacklevel=2)

@@ -13,7 +13,7 @@ from afa_dist.config import TrainingRun
 from afa_dist.distributed import World, beat
 from afa_dist.errors import TrainingError
 from afa_dist.training.checkpoint import Checkpoint
-from afa_dist.training.mirror import Mirror, Uploads
+from afa_dist.training.mirror import Uploads
 from afa_dist.training.recorder import OnRow, Recorder
 from afa_dist.training.run_dir import RunDirectory
 
@@ -44,7 +44,7 @@ class Storage:
             self._directory.checkpoints.set_aside_after(step)
             self._directory.note_workers(step, self._world.size)
             if self._run.checkpoint.mirror is not None:
-                self._uploads = Uploads(Mirror(self._run.checkpoint.mirror, self._run.name), self._directory)
+                self._uploads = Uploads(self._run.checkpoint.mirror, self._run.name, self._directory)
             self._recorder = Recorder(self._directory, step, self._run.tracking.tensorboard, self._on_row)
         return checkpoint
 
