@@ -105,9 +105,10 @@ class Mirror:
             if step not in have:
                 try:
                     self.put_checkpoint(store.path(step))
-                except FileNotFoundError:
-                    if store.path(step).exists():
-                        raise  # else it was deleted meanwhile, as too old
+                except FileNotFoundError as error:
+                    if not Path(error.filename or "").is_relative_to(store.folder):
+                        raise
+                    # It is being deleted here, as too old, and goes there as well.
         self.keep_only(set(store.steps()))
 
     def get_files(self, directory: Path) -> None:
@@ -216,6 +217,7 @@ class Uploads:
         self.directory = directory
         self.trouble = ""
         """Why the last copy did not succeed."""
+        self._closing = False
         self._jobs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="afa-dist-uploads", daemon=True)
         self._thread.start()
@@ -229,9 +231,20 @@ class Uploads:
         self._jobs.put(None)
         self._thread.join()
 
+    def _newest_job(self) -> int | None:
+        """The last step that was added, or None after it: a mirror that is slow or gone is not asked for each of them."""
+        step = self._jobs.get() if not self._closing else None
+        while step is not None and not self._jobs.empty():
+            following = self._jobs.get()
+            if following is None:
+                self._closing = True
+                break
+            step = following
+        return step
+
     def _work(self) -> None:
         mirror = None
-        while (step := self._jobs.get()) is not None:
+        while (step := self._newest_job()) is not None:
             try:
                 mirror = mirror or Mirror(self.uri, self.name)
                 mirror.update(self.directory)
