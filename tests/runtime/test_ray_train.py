@@ -148,7 +148,7 @@ def test_workers_map_the_drivers_images(ray_cluster, digits):
 
 
 def test_a_node_with_other_images_is_found_out(ray_cluster, digits, tmp_path):
-    from afa_dist.runtime.ray_train import _images
+    from afa_dist.runtime.ray_worker import _images
 
     assert _images(RUN, None, digits.fingerprint()).fingerprint() == digits.fingerprint()
     with pytest.raises(UserError, match="other images than on the driver"):
