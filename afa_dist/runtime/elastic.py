@@ -34,8 +34,9 @@ def free_nodes(without: Collection[str] = ()) -> list[Resources]:
     Ray counts a machine that is gone as alive for up to half a minute, so each is asked.
     """
     import ray  # after the session's settings, as in `cluster`
-    from ray._private.state import available_resources_per_node
+    from ray._private.state import available_resources_per_node, state
 
+    without = {*without, *state.get_draining_nodes()}  # Ray starts nothing on those that are about to leave
     alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without}
     with ThreadPoolExecutor(max_workers=32) as pool:
         answers = dict(zip(alive, pool.map(_answers, alive.values()), strict=True))
@@ -73,6 +74,11 @@ class Sizes:
         """The greatest of the numbers for which there is room beside `already` workers in place; 0 if there is for none."""
         most = already + room(nodes, self.threads or 1, self.gpu)
         return max((count for count in self.counts if count <= most), default=0)
+
+    def below(self, workers: int) -> Sizes:
+        """The numbers less than `workers`, if there are any; else the same ones."""
+        fewer = [count for count in self.counts if count < workers]
+        return dataclasses.replace(self, counts=fewer or self.counts)
 
     def place(self, nodes: Sequence[Resources], cluster: str | None) -> Placement | None:
         """The greatest group that `nodes` hold, with as many threads as they have."""

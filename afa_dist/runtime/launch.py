@@ -27,8 +27,8 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
         TrainingError: training could not go on.
     """
     workers = placement.workers or torchrun_size()
-    fewest = run.scaling.fewest if run.scaling.elastic else workers
-    if problems := list(batch_problems(run.schedule.batch_size, fewest, workers)):
+    problems = [] if run.scaling.elastic else list(batch_problems(run.schedule.batch_size, workers, workers))
+    if problems:
         raise UserError(problems)
     directory = RunDirectory.of(run)
     start = secrets.token_hex(8)

@@ -6,6 +6,7 @@ it holds only Ray's bookkeeping. Images come from the driver where they fit into
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -93,9 +94,12 @@ class Groups:
             try:
                 outcome = self._train(placement, f"{self.config['start']}.{number}")
             except ray_train.TrainingFailedError as error:
+                if isinstance(error, ray_train.PreemptionError):
+                    self.leaving |= set(error.preemption_info.preempted_node_ids)
                 reason = _reason(error, self.directory.troubles()[earlier:])
                 placement = self._after_failure(placement, reason, isinstance(error, ray_train.WorkerGroupError))
                 continue
+            self.unstarted = 0
             if "summary" in outcome:
                 return dict(outcome["summary"])
             if "failure" in outcome:
@@ -103,18 +107,19 @@ class Groups:
             placement = self._after_stop(placement, outcome)
         raise AssertionError
 
-    def place(self, wanted: int = 0) -> Placement:
-        """Where the next group goes.
+    def place(self, wanted: int = 0, sizes: Sizes | None = None) -> Placement:
+        """Where the next group goes, if it should have one of other `sizes` than all that the run may have.
 
         Raises:
             Stopped: this process was warned meanwhile.
             TrainingError: there is no room for the fewest workers within scaling.wait_seconds.
         """
         seconds = self.run_config.scaling.wait_seconds
-        if not self.sizes.fitting(free_nodes(self.leaving)):
+        sizes = sizes or self.sizes
+        if not sizes.fitting(free_nodes(self.leaving)):
             warnings.warn(f"no room for {self.sizes.counts[0]} workers now; waiting for it", stacklevel=2)
-        nodes = wait_for_room(self.sizes, self._look, seconds, wanted)
-        placement = self.sizes.place(nodes, self.cluster) if nodes else None
+        nodes = wait_for_room(sizes, self._look, seconds, wanted)
+        placement = sizes.place(nodes, self.cluster) if nodes else None
         if placement is None:
             fewest = self.sizes.counts[0]
             what = f"there was no room for {fewest} workers within {seconds:g} s (scaling.wait_seconds)"
@@ -144,7 +149,11 @@ class Groups:
             tried = f"training stopped after scaling.max_failures = {scaling.max_failures} restarts"
             raise TrainingError(f"{tried}: {reason}. {_rest(self.directory)}")
         self.directory.note_trouble(reason)
-        placement = self.place(wanted=placement.workers)
+        # What could not start is not tried again at once: others may hold what looked free.
+        placement = (
+            self.place(wanted=placement.workers) if started else self.place(sizes=self.sizes.below(placement.workers))
+        )
+        self._looked = time.monotonic() + (0 if started else 10 * scaling.resize_seconds)
         warnings.warn(f"{reason}; going on with {_counted(placement.workers)}. {_rest(self.directory)}", stacklevel=2)
         return placement
 
@@ -159,8 +168,12 @@ class Groups:
         more = reason == MORE_ROOM
         if self.signalled() or ray.get_runtime_context().get_node_id() in self.leaving or not (more or self.leaving):
             raise Stopped(reason)
-        nodes = wait_for_room(self.sizes, self._look, seconds=0, wanted=placement.workers + more)
-        moved = self.sizes.place(nodes, self.cluster) if nodes else None
+        moved: Placement | None
+        if more:
+            moved = self.place(wanted=placement.workers + 1)
+        else:
+            nodes = wait_for_room(self.sizes, self._look, seconds=0, wanted=placement.workers)
+            moved = self.sizes.place(nodes, self.cluster) if nodes else None
         if moved is None:
             raise Stopped(reason)
         where = "" if more else "on the other nodes "
@@ -187,6 +200,7 @@ class Groups:
                 failure_config=ray_train.FailureConfig(
                     max_failures=0 if elastic else self.run_config.scaling.max_failures,
                     controller_failure_limit=0 if elastic else -1,
+                    max_preemption_failures=0 if elastic else -1,
                 ),
             ),
         )
@@ -207,9 +221,11 @@ class Groups:
         if not scaling.elastic or time.monotonic() - self._looked < scaling.resize_seconds:
             return False
         self._looked = time.monotonic()
-        if self._groups_at_work() == self._groups_before:
-            return False  # what this group is about to take still counts as free
-        return self.sizes.fitting(free_nodes(self.leaving), already=placement.workers) > placement.workers
+        with contextlib.suppress(ray.exceptions.RayError, OSError, RuntimeError):  # it can be looked for later as well
+            if self._groups_at_work() == self._groups_before:
+                return False  # what this group is about to take still counts as free
+            return self.sizes.fitting(free_nodes(self.leaving), already=placement.workers) > placement.workers
+        return False
 
 
 def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> dict[str, Any]:

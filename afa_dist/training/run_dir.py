@@ -250,5 +250,7 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: st
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
+        elif key not in recorded and not new:
+            continue  # the option is younger than the record, and off
         elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):
             yield f"{prefix}{key}: recorded {old!r}, now {new!r}"

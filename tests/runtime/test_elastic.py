@@ -83,6 +83,7 @@ def test_groups_that_never_start_end_the_run(ray_cluster, tmp_path):
     class Failing(Groups):
         def _train(self, placement, group):
             tried.append(group)
+            assert len(tried) < 20
             raise ray_train.TrainingFailedError("no group")
 
     placement = Placement(2, gpu=False, threads=1)

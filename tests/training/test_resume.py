@@ -215,3 +215,15 @@ def test_two_runs_in_one_directory_are_refused(tmp_path):
         pass
     with RunDirectory(tmp_path).locked(patience_seconds=0):
         pass
+
+
+def test_a_record_from_before_an_option_was_there_is_continued_while_it_is_off(splits, tmp_path):
+    run = RUNS["finetune"]
+    directory = RunDirectory(tmp_path)
+    directory.create(run, {})
+    (tmp_path / "metrics.jsonl").touch()
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("  keep_every_epochs: 0\n", ""))
+    assert list(directory.problems(run)) == []
+    kept = dataclasses.replace(run, checkpoint=dataclasses.replace(run.checkpoint, keep_every_epochs=2))
+    assert "keep_every_epochs" in str(*directory.problems(kept))
