@@ -1,8 +1,8 @@
 """How many workers a run can have on the nodes that a cluster has now, and waiting until there is room for enough.
 
 A run with a range of workers has the greatest number that fits and can share the batch. Ray Train has elastic groups of its
-own, but they take any number (a batch of 128 cannot be shared by 3), grow by killing workers in the middle of their steps,
-and need 33 to 71 s to shrink (measured). So each group of ours has a fixed size, and between two groups the run is saved.
+own, but they take any number (a batch of 128 cannot be shared by 3), and grow by killing workers in the middle of their
+steps. So each group of ours has a fixed size, and between two groups the run is saved.
 """
 
 from __future__ import annotations
