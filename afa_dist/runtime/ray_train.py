@@ -117,12 +117,11 @@ class Groups:
         seconds = self.run_config.scaling.wait_seconds
         sizes = sizes or self.sizes
         if not sizes.fitting(free_nodes(self.leaving)):
-            warnings.warn(f"no room for {self.sizes.counts[0]} workers now; waiting for it", stacklevel=2)
+            warnings.warn(f"no room for {_counted(sizes.counts[0])} now; waiting for it", stacklevel=2)
         nodes = wait_for_room(sizes, self._look, seconds, wanted)
         placement = sizes.place(nodes, self.cluster) if nodes else None
         if placement is None:
-            fewest = self.sizes.counts[0]
-            what = f"there was no room for {fewest} workers within {seconds:g} s (scaling.wait_seconds)"
+            what = f"there was no room for {_counted(sizes.counts[0])} within {seconds:g} s (scaling.wait_seconds)"
             raise TrainingError(f"{what}. {_rest(self.directory)}")
         return placement
 

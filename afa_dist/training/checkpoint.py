@@ -36,6 +36,17 @@ KNOWN = {"model.safetensors", "optimiser.safetensors", "averaged.safetensors", "
 _NAME = re.compile(r"step-(\d{8,})")
 
 
+def folder_name(step: int) -> str:
+    """The name of the folder of a checkpoint."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of the checkpoint in a folder of that name; None if it is the name of none."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 class DamagedCheckpoint(TrainingError):
     """A checkpoint directory that is not what its manifest says."""
 
@@ -64,13 +75,13 @@ class CheckpointStore:
         self.folder = folder
 
     def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return self.folder / folder_name(step)
 
     def steps(self) -> list[int]:
         """Steps a checkpoint directory exists for, ascending; not yet verified."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(match[1]) for entry in self.folder.iterdir() if (match := _NAME.fullmatch(entry.name)))
+        return sorted(step for entry in self.folder.iterdir() if (step := step_of(entry.name)) is not None)
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write aside, flush to the disk, rename: a reader never sees half a checkpoint."""

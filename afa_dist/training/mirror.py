@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import re
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from pyarrow import fs
 
 from afa_dist.distributed import beat
 from afa_dist.errors import Problem, TrainingError, UserError
-from afa_dist.training.checkpoint import MANIFEST, CheckpointStore
+from afa_dist.training.checkpoint import MANIFEST, CheckpointStore, folder_name, step_of
 from afa_dist.training.run_dir import RunDirectory
 
 LOCAL_ONLY = ("lock", "stop.json", "ray", "checkpoints")
@@ -31,8 +30,6 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems on which a file appears when it is all written, and folders are but parts of names."""
 
 CHUNK_BYTES = 8 << 20
-
-_STEP = re.compile(r"step-(\d{8,})")
 
 
 class Mirror:
@@ -58,7 +55,7 @@ class Mirror:
         """Steps of the whole checkpoints, ascending."""
         found = self._names("checkpoints")
         manifests = {PurePosixPath(name).parent.name for name in found if name.endswith(f"/{MANIFEST}")}
-        return sorted(int(match[1]) for folder in manifests if (match := _STEP.fullmatch(folder)))
+        return sorted(step for folder in manifests if (step := step_of(folder)) is not None)
 
     def run_id(self) -> str:
         """The identity of the run (see `RunDirectory.run_id`); empty where there is none."""
@@ -89,20 +86,23 @@ class Mirror:
     def keep_only(self, steps: set[int]) -> None:
         """Delete the checkpoints of other steps, whole or not, manifests first."""
         found = [PurePosixPath(name) for name in self._names("checkpoints")]
-        kept = {CheckpointStore(Path()).path(step).name for step in steps}
+        kept = {folder_name(step) for step in steps}
         for file in found:
             if file.name == MANIFEST and file.parent.name not in kept:
                 self._fs.delete_file(str(file))
         for folder in {file.parent for file in found if file.parent.name not in kept}:
             self._delete(folder)
 
-    def update(self, directory: RunDirectory) -> None:
-        """Copy all that is there and not here: after a failure more than the newest checkpoint."""
+    def update(self, directory: RunDirectory, anew: Collection[int] = ()) -> None:
+        """Copy all that `directory` has and the mirror lacks: after a failure more than the newest checkpoint.
+
+        anew: steps whose checkpoints were just saved; what the mirror has of them is older, perhaps damaged.
+        """
         self.put_files(directory.path)
         store = directory.checkpoints
         have = set(self.steps())
         for step in store.steps():
-            if step not in have:
+            if step not in have or step in anew:
                 try:
                     self.put_checkpoint(store.path(step))
                 except FileNotFoundError as error:
@@ -218,6 +218,8 @@ class Uploads:
         self.trouble = ""
         """Why the last copy did not succeed."""
         self._closing = False
+        self._saved: set[int] = set()
+        """Steps that were added and are not copied yet; the thread's own."""
         self._jobs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="afa-dist-uploads", daemon=True)
         self._thread.start()
@@ -239,7 +241,10 @@ class Uploads:
             if following is None:
                 self._closing = True
                 break
+            self._saved.add(step)
             step = following
+        if step is not None:
+            self._saved.add(step)
         return step
 
     def _work(self) -> None:
@@ -247,7 +252,8 @@ class Uploads:
         while (step := self._newest_job()) is not None:
             try:
                 mirror = mirror or Mirror(self.uri, self.name)
-                mirror.update(self.directory)
+                mirror.update(self.directory, self._saved)
+                self._saved.clear()
                 self.trouble = ""
             except (OSError, pa.ArrowException) as error:
                 first = not self.trouble

@@ -42,7 +42,8 @@ class Storage:
         if self._world.is_main:
             step = checkpoint.step if checkpoint is not None else 0
             self._directory.checkpoints.set_aside_after(step)
-            self._directory.note_workers(step, self._world.size)
+            with self._kept_failure():
+                self._directory.note_workers(step, self._world.size)
             if self._run.checkpoint.mirror is not None:
                 self._uploads = Uploads(self._run.checkpoint.mirror, self._run.name, self._directory)
             self._recorder = Recorder(self._directory, step, self._run.tracking.tensorboard, self._on_row)
