@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from afa_dist.address import is_address, runs_root
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import StageProgress, counted, say
@@ -21,7 +22,7 @@ from afa_dist.config.drill import DrillRun
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import sha256, write_json
 from afa_dist.training.provenance import provenance
-from afa_dist.training.run_dir import RunDirectory, runs_root
+from afa_dist.training.run_dir import RunDirectory
 
 
 def main(program: str, description: str) -> int:
@@ -43,6 +44,8 @@ def resolve(arguments: Arguments) -> tuple[type[DrillRun], dict[str, Any]]:
 
 def check(run: DrillRun) -> Path:
     """The folder of the drill, which must be new."""
+    if is_address(run.runs_dir):
+        raise UserError.one("runs_dir", f"{run.runs_dir} is no folder; a drill is of this machine and its disks")
     folder = runs_root(run.runs_dir) / run.name
     if folder.exists():
         raise UserError.one("name", f"{folder} exists; a drill starts from nothing: choose another name")

@@ -8,7 +8,7 @@ from typing import Any
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import StageProgress, accuracy_table, pixels, say
-from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
+from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, EvaluateRun
 from afa_dist.data.catalogue import load_part
@@ -17,7 +17,6 @@ from afa_dist.errors import Problem, UserError
 from afa_dist.models.export import load_classifier, read_config
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.evaluate import check, evaluate, model_folder
-from afa_dist.training.run_dir import RunDirectory
 
 
 def main(program: str, description: str) -> int:
@@ -73,14 +72,14 @@ def describe(run: EvaluateRun, test: ImageSet) -> None:
     say(f"data: {len(test)} {run.part} images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
     say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}; attacks: {', '.join(run.attacks) or 'none'}")
     say(f"runs {preview(run.scaling)}")
-    say(f"directory: {RunDirectory.of(run).path}")
+    say(f"directory: {where_of(run)}")
 
 
 def execute(run: EvaluateRun, test: ImageSet) -> None:
     """Evaluate and show the table."""
     summary = measure(run, test, "evaluate")
     say(accuracy_table({run.model: summary}, evaluation_title(run)))
-    say(f"run directory: {RunDirectory.of(run).path}")
+    say(f"run directory: {where_of(run)}")
 
 
 def measure(run: EvaluateRun, test: ImageSet, title: str) -> dict[str, Any]:

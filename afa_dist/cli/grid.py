@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afa_dist.address import is_address, runs_root
 from afa_dist.cli import recipes
 from afa_dist.cli.pipeline import check as check_pipeline
 from afa_dist.cli.pipeline import evaluation_of, models_of, stage_values, stages_of
@@ -18,7 +19,7 @@ from afa_dist.config import AblationConfig, DataConfig, PipelineRun
 from afa_dist.config.budget import with_budget
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError
-from afa_dist.training.run_dir import RunDirectory, runs_root
+from afa_dist.training.run_dir import RunDirectory
 
 MOST_ALIKE = 3
 """Mistakes of one option in different runs that are told one by one."""
@@ -72,7 +73,11 @@ def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: Abl
     name = str(overrides.get("name", recipe.get("name", "ablation")))
     if option_problems := [*_option_problems(variants, overrides, config)]:
         raise UserError([*problems, *option_problems])
-    folder = runs_root(str(overrides.get("runs_dir", recipe.get("runs_dir", "runs")))) / name
+    runs_dir = str(overrides.get("runs_dir", recipe.get("runs_dir", "runs")))
+    if is_address(runs_dir):
+        what = f"{runs_dir} is no folder, which the runs of a comparison need; copy them elsewhere by checkpoint.mirror"
+        raise UserError([*problems, Problem("runs_dir", what)])
+    folder = runs_root(runs_dir) / name
     cells = []
     for seed in [*config.seeds, *_finished_seeds(folder, variants, config.seeds)]:
         for variant in variants:

@@ -16,13 +16,15 @@ from typing import Any, TypeVar
 
 import yaml
 
+from afa_dist.address import is_address
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import reading_shown
 from afa_dist.cli.specification import build
-from afa_dist.config import Section
+from afa_dist.config import BaseRun, Section
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import LostWorker, Problem, Stopped, TrainingError, UserError
+from afa_dist.training.run_dir import RunDirectory
 
 S = TypeVar("S", bound=Section)
 Prepared = TypeVar("Prepared")
@@ -127,6 +129,12 @@ def resolve_stage(cls: type[S], stage: str) -> Resolve[S]:
         return cls, recipes.for_stage(recipe, arguments.stage or stage, recipes.nest(arguments.overrides))
 
     return resolve
+
+
+def where_of(run: BaseRun) -> str:
+    """The run directory, for people."""
+    directory = RunDirectory.of(run)
+    return f"{directory.place} (working copy {directory.path})" if is_address(run.runs_dir) else str(directory.path)
 
 
 def report(problems: Sequence[Problem], *, started: bool) -> None:

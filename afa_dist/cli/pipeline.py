@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from afa_dist.address import below
 from afa_dist.cli import evaluating, recipes, training
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import accuracy_table, say
-from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job
+from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job, where_of
 from afa_dist.cli.titles import title_of
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
@@ -18,8 +19,10 @@ from afa_dist.errors import Problem
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluate import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
+from afa_dist.training.mirroring import complete, mirror_problems
 from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
-from afa_dist.training.run_dir import RunDirectory, same_place
+from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.same_run import same_place
 
 
 def main(program: str, description: str) -> int:
@@ -75,7 +78,7 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
         problems.append(Problem("scaling.workers", "the pipeline takes Ray workers; start it without torchrun"))
     if run.pretrain is not None and run.pretrain.model != run.finetune.model:
         problems.append(Problem("finetune.model", "differs from pretrain.model; fine-tuning builds on its weights"))
-    if run.pretrain is not None and not same_place(run.finetune.init, str(RunDirectory.of(run.pretrain).path)):
+    if run.pretrain is not None and not same_place(run.finetune.init, below(run.pretrain.runs_dir, run.pretrain.name)):
         what = f"{run.finetune.init} is not the pre-training of this pipeline; leave it out, or leave out pretrain"
         problems.append(Problem("finetune.init", what))
     splits = {} if loaded is None else loaded
@@ -86,7 +89,7 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
     for stage, training_run in stages_of(run).items():
         if stage == "finetune" and run.pretrain is not None and not RunDirectory.of(run.pretrain).finished():
             # What it starts from is still to be made.
-            found = [*RunDirectory.of(training_run).problems(training_run)]
+            found = [*RunDirectory.of(training_run).problems(training_run), *mirror_problems(training_run)]
         else:
             found = [*directory_problems(training_run)]
             if training_run.data in splits:
@@ -149,14 +152,15 @@ def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
             results[title] = evaluating.measure(evaluation, check_evaluation(evaluation), f"evaluate {title}")
     root = RunDirectory.of(run)
     root.write_json("summary.json", results)
+    complete(run, root)
     say(accuracy_table(results, evaluating.evaluation_title(run.evaluate)))
-    say(f"run directory: {root.path}")
+    say(f"run directory: {where_of(run)}")
 
 
 def evaluation_of(run: PipelineRun, stage: str) -> EvaluateRun:
     """The evaluation of the model that `stage` trained."""
     name = f"{run.name}/evaluate/{stage}"
-    return dataclasses.replace(run.evaluate, model=f"{run.runs_dir}/{run.name}/{stage}", name=name)
+    return dataclasses.replace(run.evaluate, model=below(run.runs_dir, run.name, stage), name=name)
 
 
 if __name__ == "__main__":  # a grid starts its pipelines so, wherever it was started from

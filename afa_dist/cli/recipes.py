@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from afa_dist.address import below
 from afa_dist.cli.specification import hints_of
 from afa_dist.config import EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, Section
 from afa_dist.config.fields import section_class
@@ -146,7 +147,7 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
         runs_dir = overrides.get("runs_dir", values.get("runs_dir", "runs"))
         option, earlier = _STARTS_FROM.get(stage, ("", ""))
         if earlier in recipe:
-            values.setdefault(option, f"{runs_dir}/{recipe['name']}/{earlier}")
+            values.setdefault(option, below(str(runs_dir), str(recipe["name"]), earlier))
     return merge(values, overrides)
 
 

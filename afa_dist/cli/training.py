@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from afa_dist.address import is_address
 from afa_dist.cli.console import StageProgress, counted, pixels, say, training_table
-from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job
+from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, UserError
 from afa_dist.runtime.cluster import preview, session
-from afa_dist.runtime.launch import launch
-from afa_dist.runtime.placement import is_main_process
-from afa_dist.training.mirror import complete
+from afa_dist.runtime.launch import bring_up_to_date, launch
+from afa_dist.runtime.placement import is_main_process, torchrun_size
+from afa_dist.training.mirroring import complete
 from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
 from afa_dist.training.run_dir import RunDirectory
 
@@ -66,7 +67,7 @@ def describe(run: TrainingRun, splits: DataSplits) -> None:
     say(f"data: {run.data.name}, {len(splits.train)} training, {len(splits.held_out)} held-out images")
     say(f"steps: {len(splits.train) // run.schedule.batch_size} an epoch, {total_steps(run, splits)} in all")
     say(f"runs {preview(run.scaling)}")
-    say(f"directory: {RunDirectory.of(run).path}")
+    say(f"directory: {where_of(run)}")
 
 
 def total_steps(run: TrainingRun, splits: DataSplits) -> int:
@@ -77,12 +78,14 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
     """Train and show what came out; a finished run is only shown."""
     directory = RunDirectory.of(run)
     total = total_steps(run, splits)
-    recorded = directory.read_json("summary.json")
+    if torchrun_size() == 1:
+        bring_up_to_date(run, splits, directory)
+    elsewhere = is_address(run.runs_dir) and torchrun_size() > 1  # then only some machines may know that it is finished
+    recorded = directory.read_json("summary.json") if not elsewhere else None
     if recorded and (recorded["steps"] == total or recorded["stopped_early"]):
         if is_main_process():
             say(f"{title}: already finished")
-            if run.checkpoint.mirror is not None:
-                complete(run.checkpoint.mirror, run.name, directory)
+            complete(run, directory)
             show(run, recorded)
         return
     with session(run.scaling) as placement:
@@ -91,7 +94,7 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
             return
         attack = f"{run.attack.norm} eps {pixels(run.attack.eps)}"
         what = f"{run.data.name}, {run.model.arch}, {attack}, {counted(run.schedule.epochs, 'epoch')}, seed {run.seed}"
-        say(f"{title}: {what}; {placement.describe()}; in {directory.path}")
+        say(f"{title}: {what}; {placement.describe()}; in {directory.place}")
         if steps := directory.checkpoints.steps():
             say(f"continues from the checkpoints there, last saved at step {steps[-1]}")
         with StageProgress(title, total=total) as progress:
@@ -108,4 +111,4 @@ def show(run: TrainingRun, summary: Mapping[str, Any]) -> None:
         say(training_table(summary))
     else:
         say("no held-out images (data.held_out 0): the last checkpoint counts as the best")
-    say(f"run directory: {RunDirectory.of(run).path}")
+    say(f"run directory: {where_of(run)}")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from afa_dist.address import is_address
 from afa_dist.config.attack import (
     KL_START,
     ClassifierAttackConfig,
@@ -35,7 +36,9 @@ class BaseRun(Section):
     """What every job has."""
 
     name: str = setting("run", "name of the run; its directory is runs_dir/name")
-    runs_dir: str = setting("runs", "folder that holds run directories")
+    runs_dir: str = setting(
+        "runs", "folder that holds run directories, or an address of one (s3://, gs://, hdfs://, file://)"
+    )
     seed: int = setting(0, "seed of everything random", ge=0)
     scaling: ScalingConfig = section(ScalingConfig, "on what it runs")
 
@@ -43,6 +46,11 @@ class BaseRun(Section):
         bad = self.name in ("", ".", "..") or any(part in ("", "..") for part in self.name.split("/"))
         if bad or "\\" in self.name:
             yield Problem("name", f"{self.name!r} cannot be a folder's name; use letters, digits, '-', '_' and '/'")
+
+    @property
+    def mirrored_to(self) -> str | None:
+        """The address that run directories are copied to as they grow: runs_dir, if it is one."""
+        return self.runs_dir if is_address(self.runs_dir) else None
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -63,6 +71,13 @@ class TrainingRun(BaseRun):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         yield from batch_problems(self.schedule.batch_size, self.scaling.fewest, self.scaling.most)
+        if is_address(self.runs_dir) and self.checkpoint.mirror is not None:
+            yield Problem("checkpoint.mirror", f"runs_dir is at {self.runs_dir} already; leave out one of the two")
+
+    @property
+    def mirrored_to(self) -> str | None:
+        """See `BaseRun`; a run in a folder may have a mirror as well (checkpoint.mirror)."""
+        return super().mirrored_to or self.checkpoint.mirror
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -79,8 +94,8 @@ class FinetuneRun(TrainingRun):
 
     init: str = setting(
         "scratch",
-        "what to start from: the run directory of a pre-training run (its best weights), a .safetensors file with "
-        "published weights of a resnet or wrn, or scratch",
+        "what to start from: the run directory of a pre-training run (its best weights; a folder or an address), a "
+        ".safetensors file with published weights of a resnet or wrn, or scratch",
     )
     mode: Literal["linear", "full"] = setting("linear", "train the linear classifier only (as AFA does), or everything")
     objective: Literal["pgd", "ce", "trades"] = setting(
@@ -132,7 +147,7 @@ class FinetuneRun(TrainingRun):
 class EvaluateRun(BaseRun):
     """Measurement of a classifier, clean and under attack (jobs/evaluate.py)."""
 
-    model: str = setting("", "run directory of a fine-tuning run, or a folder with an exported model")
+    model: str = setting("", "run directory of a fine-tuning run, or an exported model; a folder or an address")
     data: DataConfig = section(DataConfig, "which images; by default those the model was trained with")
     part: Literal["test", "held_out"] = setting(
         "test", "images to measure on: test, or the held-out training images (to compare recipes without the test images)"

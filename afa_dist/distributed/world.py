@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,6 +65,33 @@ class World:
         rows = [torch.empty_like(row) for _ in range(self.size)]
         dist.all_gather(rows, row)
         return [bytes(r.cpu().tolist()).rstrip(b"\0").decode(errors="ignore") for r in rows]
+
+    def said(self, value: Any = None) -> Any:
+        """What the main worker gives for `value` (any JSON), on every rank; what the others give does not count."""
+        if self.size == 1:
+            return value
+        data = json.dumps(value).encode() if self.is_main else b""
+        length = torch.tensor([len(data)], device=self.device)
+        dist.broadcast(length, src=0)
+        text = torch.zeros(int(length.item()), dtype=torch.uint8, device=self.device)
+        if self.is_main:
+            text.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(text, src=0)
+        return json.loads(text.cpu().numpy().tobytes())
+
+    def given(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The named `tensors` of the main worker, on the CPU of every rank; what the others give does not count."""
+        if self.size == 1:
+            return dict(tensors)
+        kinds = {name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in tensors.items()}
+        found = {}
+        for name, (dtype, shape) in self.said(kinds).items():
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+            if self.is_main:
+                tensor.copy_(tensors[name])
+            dist.broadcast(tensor, src=0)
+            found[name] = tensor.cpu()
+        return found
 
     def barrier(self) -> None:
         if self.size > 1:

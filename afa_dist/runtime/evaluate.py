@@ -13,7 +13,7 @@ from afa_dist.config import EvaluateRun
 from afa_dist.config.attack_names import AutoAttackPart, parse_attack, single_attacks
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.evaluation.autoattack import FEWEST_CLASSES
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.shards import OnAttack, ShardResult, shard_starts
@@ -22,16 +22,24 @@ from afa_dist.files import sha256
 from afa_dist.models.export import ExportedClassifier, load_classifier
 from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.execution import keep_freed_memory
+from afa_dist.training.mirroring import brought_here, complete, mirror_problems, take_over
 from afa_dist.training.provenance import provenance
-from afa_dist.training.run_dir import RunDirectory, runs_root
+from afa_dist.training.run_dir import RunDirectory
 
 OnShard = Callable[[int, int], None]
 """Called with (shards done, shards in all)."""
 
 
 def model_folder(model: str) -> Path:
-    """The exported model in a run directory, or the folder itself."""
-    folder = runs_root(model)
+    """The exported model in a run directory, or the folder itself; one that lies at an address is copied here first.
+
+    Raises:
+        UserError: the address does not answer.
+    """
+    try:
+        folder = brought_here(model, checkpoints=False).path
+    except TrainingError as error:
+        raise UserError.one("model", str(error)) from error
     return folder / "model" if (folder / "model" / "config.json").exists() else folder
 
 
@@ -51,12 +59,16 @@ def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: Im
     if len(test) == 0:
         yield Problem("part", "holds no images (data.held_out is 0); use test")
     directory = RunDirectory.of(run)
+    if elsewhere := [*mirror_problems(run)]:
+        yield from elsewhere
+        return
+    take_over(run, directory)
     yield from directory.problems(run)
     recorded = directory.read_json("evaluation/summary.json")
     if recorded and recorded["model_sha256"] != weights_hash(model_folder(run.model)):
-        yield Problem("name", f"{directory.path} holds the evaluation of other weights; choose another name")
+        yield Problem("name", f"{directory.place} holds the evaluation of other weights; choose another name")
     if recorded and recorded["data_fingerprint"] != test.fingerprint():
-        yield Problem("name", f"{directory.path} holds an evaluation on other images; choose another name")
+        yield Problem("name", f"{directory.place} holds an evaluation on other images; choose another name")
 
 
 def weights_hash(folder: Path) -> str:
@@ -76,6 +88,7 @@ def evaluate(
     """
     directory = RunDirectory.of(run)
     if recorded := directory.read_json("evaluation/summary.json"):
+        complete(run, directory)
         return recorded
     directory.create(run, provenance(run.seed, test.fingerprint()))
     starts = list(shard_starts(len(test), run.shard_size))
@@ -98,6 +111,7 @@ def evaluate(
         "data_fingerprint": test.fingerprint(),
     }
     directory.write_json("evaluation/summary.json", summary)
+    complete(run, directory)
     return summary
 
 

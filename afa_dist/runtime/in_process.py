@@ -16,17 +16,21 @@ from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
-from afa_dist.training.warned import Warnings, heed_signals
+from afa_dist.training.warned import Source, Warnings, heed_signals
 
 
 def fit(
-    run: TrainingRun, splits: DataSplits, directory: RunDirectory, placement: Placement, on_row: OnRow
+    run: TrainingRun, splits: DataSplits, directory: RunDirectory, placement: Placement, on_row: OnRow, lost: Source = str
 ) -> dict[str, Any]:
-    """Train here. Under torchrun (WORLD_SIZE set) this process is one of several workers."""
+    """Train here. Under torchrun (WORLD_SIZE set) this process is one of several workers.
+
+    lost: why the run is no longer this process's own, if so.
+    """
     torch.set_num_threads(placement.threads)
     keep_freed_memory()
     with heed_signals() as signalled:
-        return train(run, splits, directory, world(placement.gpu), on_row, Warnings(signalled))
+        own = Warnings(lambda: signalled() or lost())
+        return train(run, splits, directory, world(placement.gpu), on_row, own)
 
 
 def world(gpu: bool) -> World:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import warnings
 from typing import Any
 
+from afa_dist.address import below, is_address
 from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.config.scaling import batch_problems
 from afa_dist.data.catalogue import DataSplits
@@ -13,10 +15,12 @@ from afa_dist.errors import UserError
 from afa_dist.runtime import in_process
 from afa_dist.runtime.placement import Placement, is_main_process, torchrun_size
 from afa_dist.training.initial import initial_sha256
-from afa_dist.training.mirror import restore
+from afa_dist.training.lease import Lease
+from afa_dist.training.mirroring import brought_here, mirror_address, mirror_option, put_files, take_over
 from afa_dist.training.provenance import provenance
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.warned import Source
 
 
 def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: OnRow) -> dict[str, Any]:
@@ -32,25 +36,48 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
         raise UserError(problems)
     directory = RunDirectory.of(run)
     start = secrets.token_hex(8)
-    if is_main_process():
-        if run.checkpoint.mirror is not None:
-            _restore(run, run.checkpoint.mirror, splits, directory)
-        record = {"start": start, **provenance(run.seed, splits.fingerprint())}
-        if isinstance(run, FinetuneRun) and run.init != "scratch":
-            record["init_sha256"] = initial_sha256(run.init)
-        directory.create(run, record)
-    if placement.workers == 0:
-        return in_process.fit(run, splits, directory, placement, on_row)
-    from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
+    with contextlib.ExitStack() as stack:
+        lost: Source = str
+        if is_main_process():
+            lost = _begin(run, splits, directory, start, stack)
+        if placement.workers == 0:
+            return in_process.fit(run, splits, directory, placement, on_row, lost)
+        from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
 
-    return ray_train.fit(run, splits, directory, placement, start, on_row)
+        summary = ray_train.fit(run, splits, directory, placement, start, on_row, lost)
+        if is_address(run.runs_dir):
+            brought_here(below(run.runs_dir, run.name), checkpoints=False)  # worker 0 may have been on another machine
+        return summary
 
 
-def _restore(run: TrainingRun, mirror: str, splits: DataSplits, directory: RunDirectory) -> None:
-    """Take over what the mirror has beyond this directory: it may be another machine's, or this one lost its disk."""
-    step = restore(mirror, run.name, directory)
+def _begin(
+    run: TrainingRun, splits: DataSplits, directory: RunDirectory, start: str, stack: contextlib.ExitStack
+) -> Source:
+    """Make the run this start's own, and record it; returns what tells that it no longer is."""
+    lost: Source = str
+    if address := mirror_address(run):
+        lost = stack.enter_context(Lease(address, start, mirror_option(run), is_address(run.runs_dir))).loss
+        bring_up_to_date(run, splits, directory)
+    record = {"start": start, **provenance(run.seed, splits.fingerprint())}
+    if isinstance(run, FinetuneRun) and run.init != "scratch":
+        record["init_sha256"] = initial_sha256(run.init)
+    directory.create(run, record)
+    if is_address(run.runs_dir):
+        put_files(run, directory)
+    return lost
+
+
+def bring_up_to_date(run: TrainingRun, splits: DataSplits, directory: RunDirectory) -> None:
+    """Take over what the mirror has beyond this directory: it may be another machine's, or this one lost its disk.
+
+    Raises:
+        UserError: what is there now is not of this run.
+        TrainingError: the mirror does not answer.
+    """
+    step = take_over(run, directory)
     if step is None:
         return
     if problems := [*directory.problems(run), *directory.data_problems(splits.fingerprint())]:
         raise UserError(problems)
-    warnings.warn(f"{directory.path} was brought to step {step} from its mirror in {mirror}", stacklevel=2)
+    if not is_address(run.runs_dir):
+        warnings.warn(f"{directory.path} was brought to step {step} from its mirror in {run.mirrored_to}", stacklevel=2)

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
+from afa_dist.address import is_address, runs_root
 from afa_dist.config import EvaluateRun, FinetuneRun, TrainingRun
-from afa_dist.training.run_dir import runs_root
 
 R = TypeVar("R", TrainingRun, EvaluateRun)
 
@@ -17,6 +17,6 @@ def absolute(run: R) -> R:
     if run.data.path is not None:
         path = str(Path(run.data.path).expanduser().resolve())
         run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=path))
-    if isinstance(run, FinetuneRun) and run.init != "scratch":
+    if isinstance(run, FinetuneRun) and run.init != "scratch" and not is_address(run.init):
         run = dataclasses.replace(run, init=str(runs_root(run.init)))
     return run

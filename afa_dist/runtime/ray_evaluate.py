@@ -10,11 +10,13 @@ import ray
 import torch
 from ray.util import ActorPool
 
+from afa_dist.address import is_address
 from afa_dist.config import EvaluateRun
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.shards import ShardResult
+from afa_dist.runtime.evaluate import model_folder
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.sharing import SharedImages, same_images, share
@@ -31,6 +33,8 @@ class _Worker:
             test = images.get()["test"]
         else:
             test = same_images(load_part(run.data, run.part), fingerprint, run.data)
+        if is_address(run.model):
+            model = model_folder(run.model)  # the driver's copy may be on another machine
         self.evaluator = ShardEvaluator(run, model, "cuda" if gpu else "cpu", test)
 
     def evaluate(self, start: int) -> ShardResult:

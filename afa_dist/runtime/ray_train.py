@@ -1,7 +1,7 @@
 """Training on Ray Train: groups of workers, each replaced when it breaks, when its nodes leave or when there is more room.
 
-Workers resume from the run directory's own checkpoints, which every node must be able to read; Ray's storage beneath
-it holds only Ray's bookkeeping. Images come from the driver where they fit into Ray's object store.
+Workers resume from the run directory's own checkpoints; it must be a folder that all nodes share, or lie at an address.
+Ray's storage beneath it holds only Ray's bookkeeping. Images come from the driver where they fit into Ray's object store.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer
 
+from afa_dist.address import below, is_address
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Stopped, TrainingError
+from afa_dist.runtime.board import Board
 from afa_dist.runtime.elastic import Resources, Sizes, free_nodes, wait_for_room
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.ray_worker import work
-from afa_dist.runtime.row_tail import RowTail
 from afa_dist.runtime.sharing import share
+from afa_dist.training.mirror import Mirror
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Source, heed_signals
@@ -45,11 +48,18 @@ START_SECONDS = 30
 
 
 def fit(
-    run: TrainingRun, splits: DataSplits, directory: RunDirectory, placement: Placement, start: str, on_row: OnRow
+    run: TrainingRun,
+    splits: DataSplits,
+    directory: RunDirectory,
+    placement: Placement,
+    start: str,
+    on_row: OnRow,
+    lost: Source = str,
 ) -> dict[str, Any]:
     """Train on Ray workers and return the run's summary.
 
-    start: the identity of this start in provenance.json, by which workers recognise the shared run directory.
+    start: the identity of this start in provenance.json, by which workers recognise the run directory. lost: why the run is
+    no longer this start's own, if so.
 
     Raises:
         Stopped: this process was warned, or the cluster and there is no room elsewhere; all is saved.
@@ -62,9 +72,14 @@ def fit(
         "images": share({"train": splits.train, "held_out": splits.held_out, "test": splits.test}),
         "fingerprint": directory.last_start()["data_fingerprint"],
     }
-    with RowTail(directory, on_row), heed_signals() as signalled:
-        groups = Groups(run, directory, config, placement, signalled)
-        return groups.run(groups.place(wanted=placement.workers) if run.scaling.elastic else placement)
+    board = Board(start)
+    try:
+        with board.shown(on_row), heed_signals() as signalled:
+            groups = Groups(run, directory, config, placement, lambda: signalled() or lost())
+            return groups.run(groups.place(wanted=placement.workers) if run.scaling.elastic else placement)
+    finally:
+        with contextlib.suppress(RuntimeError):
+            board.clear()
 
 
 class Groups:
@@ -76,6 +91,7 @@ class Groups:
         self.run_config = run
         self.directory = directory
         self.config = config
+        self.board = Board(config["start"])
         self.sizes = Sizes.of(run, placement)
         self.cluster = placement.cluster
         self.signalled = signalled
@@ -90,13 +106,12 @@ class Groups:
     def run(self, placement: Placement) -> dict[str, Any]:
         """Train, in as many groups as it takes; returns the summary."""
         for number in itertools.count():
-            earlier = len(self.directory.troubles())
             try:
                 outcome = self._train(placement, f"{self.config['start']}.{number}")
             except ray_train.TrainingFailedError as error:
                 if isinstance(error, ray_train.PreemptionError):
                     self.leaving |= set(error.preemption_info.preempted_node_ids)
-                reason = _reason(error, self.directory.troubles()[earlier:])
+                reason = _reason(error, self.board.take_troubles())
                 placement = self._after_failure(placement, reason, isinstance(error, ray_train.WorkerGroupError))
                 continue
             self.unstarted = 0
@@ -122,7 +137,7 @@ class Groups:
         placement = sizes.place(nodes, self.cluster) if nodes else None
         if placement is None:
             what = f"there was no room for {_counted(sizes.counts[0])} within {seconds:g} s (scaling.wait_seconds)"
-            raise TrainingError(f"{what}. {_rest(self.directory)}")
+            raise TrainingError(f"{what}. {self._rest()}")
         return placement
 
     def _look(self) -> Sequence[Resources]:
@@ -137,23 +152,21 @@ class Groups:
             TrainingError: it happened too often, or the run is not elastic: then Ray has tried again already.
         """
         scaling = self.run_config.scaling
-        started = self._groups_at_work() > self._groups_before
+        started = self.board.groups() > self._groups_before
         self.unstarted = 0 if started else self.unstarted + 1
         self.failures += lost_worker
         if self.unstarted > MOST_UNSTARTED:
-            raise TrainingError(
-                f"{self.unstarted} groups of workers in a row did not start: {reason}. {_rest(self.directory)}"
-            )
+            raise TrainingError(f"{self.unstarted} groups of workers in a row did not start: {reason}. {self._rest()}")
         if not scaling.elastic or self.failures > scaling.max_failures:
             tried = f"training stopped after scaling.max_failures = {scaling.max_failures} restarts"
-            raise TrainingError(f"{tried}: {reason}. {_rest(self.directory)}")
+            raise TrainingError(f"{tried}: {reason}. {self._rest()}")
         self.directory.note_trouble(reason)
         # What could not start is not tried again at once: others may hold what looked free.
         placement = (
             self.place(wanted=placement.workers) if started else self.place(sizes=self.sizes.below(placement.workers))
         )
         self._looked = time.monotonic() + (0 if started else 10 * scaling.resize_seconds)
-        warnings.warn(f"{reason}; going on with {_counted(placement.workers)}. {_rest(self.directory)}", stacklevel=2)
+        warnings.warn(f"{reason}; going on with {_counted(placement.workers)}. {self._rest()}", stacklevel=2)
         return placement
 
     def _after_stop(self, placement: Placement, outcome: dict[str, Any]) -> Placement:
@@ -184,7 +197,7 @@ class Groups:
         elastic = self.run_config.scaling.elastic
         if elastic:
             os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
-        self._groups_before = self._groups_at_work()
+        self._groups_before = self.board.groups()
         trainer = TorchTrainer(
             work,
             train_loop_config={**self.config, "threads": placement.threads, "group": group},
@@ -195,7 +208,7 @@ class Groups:
             ),
             run_config=ray_train.RunConfig(
                 name="ray",
-                storage_path=str(self.directory.path),
+                **_storage(self.run_config, self.directory),
                 failure_config=ray_train.FailureConfig(
                     max_failures=0 if elastic else self.run_config.scaling.max_failures,
                     controller_failure_limit=0 if elastic else -1,
@@ -205,15 +218,19 @@ class Groups:
         )
         return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
 
-    def _groups_at_work(self) -> int:
-        """How many groups of this start got as far as to train."""
-        return len(self.directory.last_start().get("workers", []))
+    def _rest(self) -> str:
+        """What is left when it ends here."""
+        saved = self.directory.checkpoints.steps()
+        if is_address(self.run_config.runs_dir):  # worker 0 may be on another machine
+            with contextlib.suppress(OSError, pa.ArrowException):
+                saved = Mirror(below(self.run_config.runs_dir, self.run_config.name)).steps()
+        return f"The same command continues from step {saved[-1]}" if saved else "Nothing had been saved yet"
 
     def _meanwhile(self, placement: Placement, group: str) -> None:
         """Tell the workers of a signal that only this process got, or that there is room for more of them."""
         reason = self.signalled() or (MORE_ROOM if self._can_grow(placement) else "")
-        if reason and not self.directory.asked_to_stop(group):
-            self.directory.ask_to_stop(group, reason)
+        if reason and not self.board.asked_to_stop(group):
+            self.board.ask_to_stop(group, reason)
 
     def _can_grow(self, placement: Placement) -> bool:
         scaling = self.run_config.scaling
@@ -221,10 +238,18 @@ class Groups:
             return False
         self._looked = time.monotonic()
         with contextlib.suppress(ray.exceptions.RayError, OSError, RuntimeError):  # it can be looked for later as well
-            if self._groups_at_work() == self._groups_before:
+            if self.board.groups() == self._groups_before:
                 return False  # what this group is about to take still counts as free
             return self.sizes.fitting(free_nodes(self.leaving), already=placement.workers) > placement.workers
         return False
+
+
+def _storage(run: TrainingRun, directory: RunDirectory) -> dict[str, Any]:
+    """Where Ray keeps its books: in the run directory."""
+    if not is_address(run.runs_dir):
+        return {"storage_path": str(directory.path)}
+    mirror = Mirror(below(run.runs_dir, run.name))
+    return {"storage_path": mirror.root, "storage_filesystem": mirror.filesystem}
 
 
 def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> dict[str, Any]:
@@ -262,8 +287,3 @@ def _reason(error: BaseException, troubles: list[str]) -> str:
         return f"worker {', '.join(map(str, gone))} is gone: its process or its node ended"
     lines = [line for line in str(error).splitlines() if line.strip()]
     return (troubles or [lines[-1].strip() if lines else type(error).__name__])[-1]
-
-
-def _rest(directory: RunDirectory) -> str:
-    saved = directory.checkpoints.steps()
-    return f"The same command continues from step {saved[-1]}" if saved else "Nothing had been saved yet"

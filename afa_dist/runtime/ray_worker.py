@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,17 @@ import torch
 from ray import train as ray_train
 from ray.train.torch import get_device
 
+from afa_dist.address import is_address
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import Stopped, TrainingError, UserError
+from afa_dist.runtime.board import WorkerBoard
 from afa_dist.runtime.sharing import SharedImages, same_images
+from afa_dist.training.agreement import agree
 from afa_dist.training.execution import keep_freed_memory
-from afa_dist.training.job import agree, train
+from afa_dist.training.job import train
+from afa_dist.training.mirroring import take_over
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Warnings
 
@@ -30,27 +33,35 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     run: TrainingRun = config["run"]
-    directory = RunDirectory(Path(config["directory"]))
+    elsewhere = is_address(run.runs_dir)
+    directory = RunDirectory.of(run) if elsewhere else RunDirectory(Path(config["directory"]))
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = World.current(device)
+    board = WorkerBoard(config["start"], config["group"], listens=world.is_main)
     try:
         splits, error = None, None
         try:
-            _check_shared(directory, config["start"])
+            if elsewhere and world.is_main:
+                take_over(run, directory)
+            if world.is_main or not elsewhere:
+                _check_shared(directory, config["start"])
             splits = _images(run, config["images"], config["fingerprint"])
-        except UserError as found:
+        except (UserError, TrainingError) as found:
             error = found
         agree(world, error)
         assert splits is not None
-        own = partial(directory.asked_to_stop, config["group"]) if world.is_main else str
-        warnings = Warnings(own, cluster=_preempted)
-        return {"summary": train(run, splits, directory, world, on_row=lambda row: None, warnings=warnings)}
+        if world.is_main:
+            board.began()
+        warnings = Warnings(board.asked_to_stop, cluster=_preempted)
+        return {"summary": train(run, splits, directory, world, board.row, warnings, board.trouble)}
     except Stopped as stopped:
         return {"stopped": str(stopped), "leaving": _leaving_nodes()}
     except (TrainingError, UserError) as failure:
         return {"failure": str(failure)}
+    finally:
+        board.close()
 
 
 def _preempted() -> str:
@@ -73,7 +84,7 @@ def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> 
 
 
 def _check_shared(directory: RunDirectory, start: str) -> None:
-    """Make sure that this node sees the directory the driver wrote to: checkpoints must survive a change of node."""
+    """Make sure that this node has the directory as the driver wrote it: checkpoints must survive a change of node."""
     if not any(entry.get("start") == start for entry in directory.starts()):
         where = f"{directory.path} on {socket.gethostname()} is not the folder that the driver sees"
-        raise UserError.one("runs_dir", f"{where}; use a folder that all nodes share")
+        raise UserError.one("runs_dir", f"{where}; use one that all nodes share, or an address such as s3://bucket/runs")

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from afa_dist.distributed import World
 from afa_dist.errors import TrainingError
 from afa_dist.files import sha256, sync, write_json, write_tensors
 
@@ -66,6 +67,16 @@ class Checkpoint:
     def weights(self) -> Mapping[str, torch.Tensor]:
         """The network to use: the averaged one if there is one."""
         return self.averaged or self.model
+
+
+def of_main_worker(checkpoint: Checkpoint | None, world: World) -> Checkpoint | None:
+    """The main worker's `checkpoint`, on all workers."""
+    head = world.said([checkpoint.step, dict(checkpoint.state)] if checkpoint is not None else None)
+    if head is None:
+        return None
+    parts = ("model", "optimiser", "averaged")
+    tensors = [world.given(getattr(checkpoint, part) if checkpoint is not None else {}) for part in parts]
+    return Checkpoint(head[0], tensors[0], tensors[1], head[1], tensors[2])
 
 
 class CheckpointStore:

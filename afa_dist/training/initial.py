@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
-from afa_dist.errors import UserError
+from afa_dist.address import runs_root
+from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import sha256
 from afa_dist.models.networks import Classifier, JointNet
 from afa_dist.models.published import load_published
 from afa_dist.training.checkpoint import Checkpoint
-from afa_dist.training.run_dir import RunDirectory, runs_root
+from afa_dist.training.mirroring import brought_here
+from afa_dist.training.run_dir import RunDirectory
 
 
 def load_encoder(net: Classifier, init: str) -> None:
@@ -53,8 +55,15 @@ def is_weights_file(init: str) -> bool:
 
 
 def pretraining_directory(init: str) -> RunDirectory:
-    """`init` as a run directory; like runs_dir, a relative path in a Ray job starts at the home directory."""
-    return RunDirectory(runs_root(init))
+    """`init` as a run directory; like runs_dir, a relative path in a Ray job starts at the home directory.
+
+    Raises:
+        UserError: it lies at an address that does not answer.
+    """
+    try:
+        return brought_here(init)
+    except TrainingError as error:
+        raise UserError.one("init", str(error)) from error
 
 
 def _best(init: str) -> Checkpoint:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,16 +21,19 @@ from afa_dist.errors import TrainingError, UserError
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_joint
 from afa_dist.models.export import save_classifier
 from afa_dist.models.networks import Classifier
+from afa_dist.training.agreement import agree
 from afa_dist.training.execution import compiles, uses_bf16
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.initial import load_encoder
 from afa_dist.training.loop import Trainer
-from afa_dist.training.mirror import complete
+from afa_dist.training.mirroring import complete
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Warnings
 from afa_dist.training.watchdog import Watchdog
+
+OnTrouble = Callable[[str], None]
 
 
 def train(
@@ -39,8 +43,11 @@ def train(
     world: World,
     on_row: OnRow,
     warnings: Warnings | None = None,
+    on_trouble: OnTrouble = lambda what: None,
 ) -> dict[str, Any]:
     """Run `run` to its end on this worker and return its summary (also written as summary.json by the main worker).
+
+    on_trouble: hears why this worker ends, if it cannot say so by an exception.
 
     Raises:
         Stopped: there was a warning, and all is saved.
@@ -60,25 +67,27 @@ def train(
         assert step is not None
         if world.size > 1:
             step.forward = wrap(step.forward, world)
-        with Watchdog(world, run.scaling.timeout_seconds, partial(_end, directory)):
+        with Watchdog(world, run.scaling.timeout_seconds, partial(_end, directory, on_trouble)):
             result = Trainer(step, run, splits, directory, world, on_row, warnings).run()
         error = None
         if world.is_main:
             finish(run, splits, directory, {**result, "seconds": directory.seconds()})
             try:
-                if run.checkpoint.mirror is not None:
-                    complete(run.checkpoint.mirror, run.name, directory)
+                complete(run, directory)
             except TrainingError as found:
                 error = found
         agree(world, error)  # nobody goes on to what builds on this before it is written
-        return dict(directory.read_json("summary.json"))
+        return dict(world.said(directory.read_json("summary.json") if world.is_main else None))
 
 
-def _end(directory: RunDirectory, what: str) -> None:
+def _end(directory: RunDirectory, on_trouble: OnTrouble, what: str) -> None:
     """End this process from a thread while the main one waits for a worker that will not come."""
-    directory.note_trouble(what)
     print(f"afa-dist: {what}", file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        directory.note_trouble(what)
+        on_trouble(what)
+    finally:
+        os._exit(1)
 
 
 def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result: dict[str, Any]) -> None:
@@ -92,19 +101,6 @@ def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result
         weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("head.")}
         save_classifier(directory.model, weights, run, data_shape(splits))
     directory.write_json("summary.json", {**result, "data_fingerprint": splits.fingerprint()})
-
-
-def agree(world: World, error: Exception | None) -> None:
-    """Go on only if every worker can; otherwise all stop, instead of waiting for the one that is missing.
-
-    Raises:
-        Exception: `error`, on the worker that has one; elsewhere a TrainingError with the others' messages.
-    """
-    texts = world.texts(str(error) if error else "")
-    if error is not None:
-        raise error
-    if any(texts):
-        raise TrainingError("; ".join(f"worker {rank}: {text}" for rank, text in enumerate(texts) if text))
 
 
 def data_shape(splits: DataSplits) -> DataShape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 
+from afa_dist.address import is_address
 from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
@@ -13,7 +14,7 @@ from afa_dist.models.build import build_encoder
 from afa_dist.training.checkpoint import DamagedCheckpoint
 from afa_dist.training.initial import initial_sha256, is_weights_file, load_encoder, pretraining_directory
 from afa_dist.training.job import classifier_of, data_shape
-from afa_dist.training.mirror import mirror_problems
+from afa_dist.training.mirroring import mirror_problems
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -30,7 +31,7 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
 def directory_problems(run: TrainingRun) -> Iterator[Problem]:
     """Mistakes that show in the run directory and in the one this run starts from."""
     yield from RunDirectory.of(run).problems(run)
-    yield from mirror_problems(run.checkpoint.mirror, run.name)
+    yield from mirror_problems(run)
     if isinstance(run, FinetuneRun):
         yield from _start_problems(run)
         yield from _other_start_problems(run)
@@ -38,8 +39,14 @@ def directory_problems(run: TrainingRun) -> Iterator[Problem]:
 
 def _start_problems(run: FinetuneRun) -> Iterator[Problem]:
     """Whether `init` is a finished run, if it is one at all."""
-    if run.init != "scratch" and not is_weights_file(run.init):
-        start = pretraining_directory(run.init)
+    if is_address(run.init) and is_weights_file(run.init):
+        yield Problem("init", f"{run.init} is a file elsewhere; give one of this machine, or a run directory")
+    elif run.init != "scratch" and not is_weights_file(run.init):
+        try:
+            start = pretraining_directory(run.init)
+        except UserError as error:
+            yield from error.problems
+            return
         summary = start.read_json("summary.json") if start.path.is_dir() else None
         if not start.path.is_dir():
             yield Problem("init", f"{run.init} is not a folder; give the run directory of a pre-training run, or scratch")
@@ -58,7 +65,7 @@ def _other_start_problems(run: FinetuneRun) -> Iterator[Problem]:
     except (OSError, TrainingError, UserError):
         return  # reported where the weights are to be loaded
     if not unchanged:
-        what = f"{run.init} holds other weights than those that {directory.path} was started from; choose another name"
+        what = f"{run.init} holds other weights than those that {directory.place} was started from; choose another name"
         yield Problem("init", what)
 
 

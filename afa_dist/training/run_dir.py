@@ -8,51 +8,41 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afa_dist.address import below, is_address, runs_root, without_options
 from afa_dist.config import BaseRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError
 from afa_dist.files import write_json, write_text
 from afa_dist.training.checkpoint import CheckpointStore
+from afa_dist.training.same_run import other_run_problems
 
-MAY_CHANGE = (
-    "runs_dir",
-    "data.path",
-    "tracking",
-    "scaling.workers",
-    "scaling.device",
-    "scaling.threads",
-    "scaling.compile",
-    "scaling.max_failures",
-    "scaling.timeout_seconds",
-    "scaling.resize_seconds",
-    "scaling.wait_seconds",
-    "checkpoint.keep_last",
-    "checkpoint.keep_best",
-    "checkpoint.mirror",
-    "optimiser.not_finite",
-    "optimiser.max_skipped",
-)
-"""What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
-recognised by what is in them, what becomes of steps that would have ended it, and how many checkpoints it keeps."""
-
-PATHS = ("init", "model")
-"""Options that name a place: two ways of writing one place are no difference."""
+RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation")
+"""What a run leaves that another one must not be mixed with."""
 
 
 class RunDirectory:
-    """`runs_dir/name`. Making the object touches nothing; `create` and the `write_` methods do."""
+    """`runs_dir/name`. Making the object touches nothing; `create` and the `write_` methods do.
 
-    def __init__(self, path: Path) -> None:
+    place: what people know it by: `path`, or the address whose working copy `path` is.
+    """
+
+    def __init__(self, path: Path, place: str = "") -> None:
         self.path = path
+        self.place = place or str(path)
         self.checkpoints = CheckpointStore(path / "checkpoints")
 
     @classmethod
+    def at(cls, place: str) -> RunDirectory:
+        """The run directory at a path or an address (for which the working copy is as old as it is)."""
+        return cls(runs_root(place), without_options(place) if is_address(place) else "")
+
+    @classmethod
     def of(cls, run: BaseRun) -> RunDirectory:
-        return cls(runs_root(run.runs_dir) / run.name)
+        return cls.at(below(run.runs_dir, run.name))
 
     @property
     def metrics_file(self) -> Path:
@@ -67,17 +57,14 @@ class RunDirectory:
         if not self.path.exists():
             parent = next(folder for folder in self.path.parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                yield Problem("runs_dir", f"{parent} is not a folder that can be written to; choose another runs_dir")
+                instead = "set XDG_CACHE_HOME" if is_address(run.runs_dir) else "choose another runs_dir"
+                yield Problem("runs_dir", f"{parent} is not a folder that can be written to; {instead}")
             return
         if not self.path.is_dir() or (any(self.path.iterdir()) and not (self.path / "config.yaml").exists()):
             yield Problem("name", f"{self.path} exists and is not a run directory; choose another name")
             return
-        if self.has_results() and (differences := list(_differences(self.read_config(), to_mapping(run)))):
-            yield Problem(
-                "name",
-                f"{self.path} holds a run with another specification ({'; '.join(differences)}); choose another name, or "
-                "repeat its options to resume it",
-            )
+        if self.has_results():
+            yield from other_run_problems(self.read_config(), run, self.place)
 
     def finished(self) -> bool:
         """Whether a training run ended here."""
@@ -85,16 +72,22 @@ class RunDirectory:
 
     def has_results(self) -> bool:
         """Whether a run got as far as to leave anything that another one must not be mixed with."""
-        return any((self.path / name).exists() for name in ("checkpoints", "metrics.jsonl", "summary.json", "evaluation"))
+        return any((self.path / name).exists() for name in RESULTS)
 
     def data_problems(self, fingerprint: str) -> Iterator[Problem]:
         """Whether the images are still those of the earlier start."""
         if self.has_results() and self.last_start().get("data_fingerprint", fingerprint) != fingerprint:
-            yield Problem("data", f"the images are not those that {self.path} was started with; choose another name")
+            yield Problem("data", f"the images are not those that {self.place} was started with; choose another name")
 
     def starts(self) -> list[dict[str, Any]]:
         """Provenance of every start of the run, in their order."""
         return list((self.read_json("provenance.json") or {"starts": []})["starts"])
+
+    def add_starts(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        """Take in those of `starts`, made on other machines, that are not known here."""
+        own = self.starts()
+        if more := [start for start in starts if start.get("start") not in {known.get("start") for known in own}]:
+            write_json(self.path / "provenance.json", {"starts": [*own, *more]})
 
     @property
     def run_id(self) -> str:
@@ -133,29 +126,23 @@ class RunDirectory:
             file.flush()
             yield
 
-    def ask_to_stop(self, start: str, reason: str) -> None:
-        """Leave word for the workers of `start`, who may be on other machines, that its time is over."""
-        write_json(self.path / "stop.json", {"start": start, "reason": reason})
-
-    def asked_to_stop(self, start: str) -> str:
-        """The reason if the workers of `start` are asked to stop, else an empty text. Cheap: called in every step."""
-        if not (self.path / "stop.json").exists():
-            return ""
-        asked = self.read_json("stop.json") or {}
-        return str(asked["reason"]) if asked.get("start") == start else ""
+    def in_use(self) -> bool:
+        """Whether a process of this machine (or one that shares its folders) holds the directory now."""
+        try:
+            with (self.path / "lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def note_trouble(self, what: str) -> None:
         """Add a line to troubles.jsonl: what a worker has to say that cannot say it any other way."""
         row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "what": what}
+        self.path.mkdir(parents=True, exist_ok=True)  # of an address, other machines may have no copy yet
         with (self.path / "troubles.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-    def troubles(self) -> list[str]:
-        """What was noted so far, the last one last."""
-        try:
-            return [json.loads(line)["what"] for line in (self.path / "troubles.jsonl").read_text().splitlines()]
-        except FileNotFoundError:
-            return []
 
     def create(self, run: BaseRun, provenance: Mapping[str, Any]) -> None:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""
@@ -223,34 +210,3 @@ class RunDirectory:
         rows = [row for row in self.metrics() if row["step"] <= step]
         if self.metrics_file.exists():
             write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def runs_root(runs_dir: str) -> Path:
-    """Where run directories go, absolute.
-
-    Inside a Ray job the current folder is a throw-away copy of the code, so a relative folder is taken from the home
-    directory instead.
-    """
-    path = Path(runs_dir).expanduser()
-    if path.is_absolute():
-        return path
-    in_ray_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return (Path.home() if in_ray_job else Path.cwd()) / path
-
-
-def same_place(one: Any, other: Any) -> bool:
-    """Whether two options name one file or folder; relative ones start where `runs_root` says."""
-    return isinstance(one, str) and isinstance(other, str) and runs_root(one).resolve() == runs_root(other).resolve()
-
-
-def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in {**recorded, **now}:
-        if f"{prefix}{key}" in MAY_CHANGE:
-            continue
-        old, new = recorded.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        elif key not in recorded and not new:
-            continue  # the option is younger than the record, and off
-        elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):
-            yield f"{prefix}{key}: recorded {old!r}, now {new!r}"

@@ -12,10 +12,12 @@ from safetensors import SafetensorError
 from afa_dist.config import TrainingRun
 from afa_dist.distributed import World, beat
 from afa_dist.errors import TrainingError
-from afa_dist.training.checkpoint import Checkpoint
-from afa_dist.training.mirror import Uploads
+from afa_dist.training.agreement import agree
+from afa_dist.training.checkpoint import Checkpoint, of_main_worker
+from afa_dist.training.mirroring import mirror_address
 from afa_dist.training.recorder import OnRow, Recorder
 from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.uploads import Uploads
 
 
 class Storage:
@@ -36,16 +38,22 @@ class Storage:
         """When the time spent was last noted in the run directory."""
 
     def newest(self) -> Checkpoint | None:
-        """The checkpoint to go on from; every worker reads the same one, and nobody writes before all have."""
-        checkpoint = self._directory.checkpoints.newest(self._directory.run_id)
-        self._world.barrier()
+        """The checkpoint to go on from; the main worker reads it for all, so that no other needs to see its folder."""
+        checkpoint, error = None, None
+        if self._world.is_main:
+            try:
+                checkpoint = self._directory.checkpoints.newest(self._directory.run_id)
+            except TrainingError as found:
+                error = found
+        agree(self._world, error)
+        checkpoint = of_main_worker(checkpoint, self._world)
         if self._world.is_main:
             step = checkpoint.step if checkpoint is not None else 0
             self._directory.checkpoints.set_aside_after(step)
             with self._kept_failure():
                 self._directory.note_workers(step, self._world.size)
-            if self._run.checkpoint.mirror is not None:
-                self._uploads = Uploads(self._run.checkpoint.mirror, self._run.name, self._directory)
+            if address := mirror_address(self._run):
+                self._uploads = Uploads(address, self._directory)
             self._recorder = Recorder(self._directory, step, self._run.tracking.tensorboard, self._on_row)
         return checkpoint
 

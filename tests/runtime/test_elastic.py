@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime.elastic import Sizes, wait_for_room
 from afa_dist.training.run_dir import RunDirectory
 from tests.conftest import free_port
+from tests.object_store import KEYS, ObjectStore
 
 ROOT = Path(__file__).parents[2]
 NODE = dict[str, float]
@@ -96,9 +98,12 @@ def test_groups_that_never_start_end_the_run(ray_cluster, tmp_path):
 
 
 class TwoNodes:
-    """A cluster of its own on this machine: a head node for the driver, and nodes that come and go, one CPU each."""
+    """A cluster of its own on this machine: a head node for the driver, and nodes that come and go, one CPU each.
 
-    def __init__(self, folder: Path) -> None:
+    Each has a folder of its own for working copies, as if it were a machine of its own.
+    """
+
+    def __init__(self, folder: Path, head_cpus: int = 1) -> None:
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
         self.nodes: list[subprocess.Popen] = []
@@ -108,19 +113,30 @@ class TwoNodes:
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_ADDRESS": self.address}
         # Ray looks for drained nodes every 5 s otherwise.
         self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "OMP_NUM_THREADS": "1"}
+        self.env |= KEYS
         port = self.address.partition(":")[2]
-        self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'r'}")
+        self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'r'}", cpus=head_cpus)
 
-    def start(self, *options: str) -> subprocess.Popen:
+    def start(self, *options: str, cpus: int = 1) -> subprocess.Popen:
         log = self.folder / f"node-{len(self.nodes)}.log"
-        command = [Path(sys.executable).parent / "ray", "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
-        command += ["--object-store-memory=200000000", "--dashboard-agent-listen-port=0", "--disable-usage-stats", *options]
+        command = [Path(sys.executable).parent / "ray", "start", "--block", f"--num-cpus={cpus}"]
+        command += [
+            "--node-ip-address=127.0.0.1",
+            "--object-store-memory=200000000",
+            "--dashboard-agent-listen-port=0",
+            "--disable-usage-stats",
+            *options,
+        ]
         command += ["--resources", json.dumps({f"n{len(self.nodes)}": 1})]
         with log.open("w") as file:
-            node = subprocess.Popen(command, stdout=file, stderr=file, env=self.env, start_new_session=True)
+            env = {**self.env, "XDG_CACHE_HOME": str(self.cache(len(self.nodes)))}
+            node = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
         self.nodes.append(node)
         wait_for(lambda: "Ray runtime started" in log.read_text(), node, 60, log)
         return node
+
+    def cache(self, number: int) -> Path:
+        return self.folder / f"cache-{number}"
 
     def add(self) -> subprocess.Popen:
         return self.start(f"--address={self.address}")
@@ -149,16 +165,20 @@ class TwoNodes:
             self.kill(node)
 
 
-@pytest.fixture
-def two_nodes():
-    import tempfile
-
+@contextlib.contextmanager
+def nodes_of(**options):
     with tempfile.TemporaryDirectory(prefix="afa2", dir="/tmp") as folder:  # Ray's sockets need a short path
-        cluster = TwoNodes(Path(folder))
+        cluster = TwoNodes(Path(folder), **options)
         try:
             yield cluster
         finally:
             cluster.close()
+
+
+@pytest.fixture
+def two_nodes():
+    with nodes_of() as cluster:
+        yield cluster
 
 
 OPTIONS = "--model.width 8 --model.projection_dim 16 --data.train_limit 600 --data.crop_padding 1 --attack.steps 2"
@@ -166,11 +186,14 @@ OPTIONS += " --schedule.batch_size 64 --validation.steps 2 --tracking.tensorboar
 OPTIONS += " --scaling.threads 1 --scaling.precision fp64 --scaling.device cpu --ema.decay 0.9"
 
 
-def job(folder: Path, epochs: int, *options: str, env=None) -> subprocess.Popen:
+def job(folder: Path, epochs: int, *options: str, env=None, runs_dir="") -> subprocess.Popen:
     command = [sys.executable, ROOT / "jobs/pretrain.py", *OPTIONS.split(), "--schedule.epochs", str(epochs)]
     log = (folder / "log.txt").open("a")
     return subprocess.Popen(
-        [*command, "--runs_dir", folder, "--name", "run", *options], env=env, stdout=log, stderr=subprocess.STDOUT
+        [*command, "--runs_dir", runs_dir or folder, "--name", "run", *options],
+        env=env,
+        stdout=log,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -245,12 +268,12 @@ def test_nodes_are_lost_added_and_taken_away(two_nodes, tmp_path):
     assert_like_one_process(run.directory, tmp_path, epochs)
 
 
-def assert_like_one_process(directory, tmp_path, epochs):
+def assert_like_one_process(directory, tmp_path, epochs, *options):
     """Same images in the same order, same learning rates: in fp64 nothing else is left to differ."""
     folder = tmp_path / "alone"
     folder.mkdir()
     alone = RunDirectory(folder / "run")
-    assert job(folder, epochs, "--scaling.workers", "0").wait(timeout=240) == 0
+    assert job(folder, epochs, "--scaling.workers", "0", *options).wait(timeout=240) == 0
     for got, want in zip(directory.metrics(), alone.metrics(), strict=True):
         assert got.pop("phase") == want.pop("phase")
         assert got == pytest.approx(want, abs=1e-6)
@@ -258,6 +281,36 @@ def assert_like_one_process(directory, tmp_path, epochs):
     assert got.keys() == want.keys()
     for name, value in want.items():
         assert (got[name] - value).abs().max() < 1e-6, name
+
+
+@pytest.mark.ray
+def test_machines_that_have_nothing_in_common_but_an_object_store(tmp_path, monkeypatch):
+    """The one of worker 0 is lost with its disk; another goes on from what lies in the store, and ends as ever."""
+    epochs, store = 60, ObjectStore(tmp_path)
+    address = store.address("runs")
+    with nodes_of(head_cpus=0) as cluster:
+        nodes = {1: cluster.add(), 2: cluster.add()}
+        env = {**cluster.env, "XDG_CACHE_HOME": str(cluster.cache(9))}  # the driver's machine is a fourth one
+        options = ["--scaling.workers", "1..2", "--checkpoint.every_steps", "20"]
+        process = job(tmp_path, epochs, *options, env=env, runs_dir=address)
+        log = tmp_path / "log.txt"
+        wait_for(lambda: sum("manifest" in name for name in store.files("runs")) >= 2, process, 120, log)
+        (main,) = [number for number in nodes if list(cluster.cache(number).glob("afa-dist/*/bucket/runs/run/lock"))]
+        cluster.kill(nodes[main])
+        assert process.wait(timeout=240) == 0, log.read_text()
+        (copy,) = cluster.cache(3 - main).glob("afa-dist/*/bucket/runs/run")
+        directory = RunDirectory(copy)
+        groups = [entry["workers"] for entry in directory.starts()[0]["workers"]]
+        assert groups == [2, 1], log.read_text()
+        driver = RunDirectory(next(cluster.cache(9).glob("afa-dist/*/bucket/runs/run")))
+        assert driver.metrics() == directory.metrics()
+        assert not driver.checkpoints.steps()
+        rows = [(row["step"], row["phase"]) for row in directory.metrics()]
+        assert len(rows) == len(set(rows))
+        steps = {name.split("/")[2] for name in store.files("runs") if "/step-" in name}
+        assert steps == {directory.checkpoints.path(step).name for step in directory.checkpoints.steps()}
+        assert_like_one_process(directory, tmp_path, epochs, "--checkpoint.every_steps", "20")
+    store.stop()
 
 
 @pytest.mark.ray

@@ -1,0 +1,60 @@
+"""Places that are no folders of this machine: addresses such as s3://bucket/runs, of any file system that pyarrow knows.
+
+What lies at an address is worked on in a folder of this machine, its working copy: `working_copy` says which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def is_address(place: str) -> bool:
+    """Whether `place` is an address rather than a path."""
+    return "://" in place
+
+
+def below(place: str, *names: str) -> str:
+    """`place/names...` for a path as for an address, whose options stand behind a question mark."""
+    front, mark, options = place.partition("?") if is_address(place) else (place, "", "")
+    return "/".join([front.rstrip("/"), *names]) + mark + options
+
+
+def without_options(address: str) -> str:
+    """For people: what stands before the question mark."""
+    return address.partition("?")[0]
+
+
+def has_password(address: str) -> bool:
+    """Whether the address holds one; it would stand in every record of the run."""
+    return "@" in without_options(address)
+
+
+def runs_root(runs_dir: str) -> Path:
+    """Where run directories go, absolute; of an address, where it is worked on.
+
+    Inside a Ray job the current folder is a throw-away copy of the code, so a relative folder is taken from the home
+    directory instead.
+    """
+    if is_address(runs_dir):
+        return working_copy(runs_dir)
+    path = Path(runs_dir).expanduser()
+    if path.is_absolute():
+        return path
+    in_ray_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return (Path.home() if in_ray_job else Path.cwd()) / path
+
+
+def working_copy(address: str) -> Path:
+    """The folder of this machine in which `address` is worked on, below XDG_CACHE_HOME (~/.cache).
+
+    What lies below an address lies below its folder. Addresses that differ in their options are different places.
+    """
+    front, _, options = address.partition("?")
+    scheme, _, path = front.partition("://")
+    if options:
+        scheme += "-" + hashlib.sha256(options.encode()).hexdigest()[:8]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    return cache.joinpath("afa-dist", scheme, *parts)

@@ -1,0 +1,149 @@
+"""What the driver and the workers of one start tell each other: rows of metrics, troubles, that it is time to stop.
+
+It lies in the key-value store of the cluster's head, so that they need no folder in common. The store outlives the driver;
+`Board.clear` empties it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ray.experimental import internal_kv
+
+from afa_dist.training.recorder import OnRow
+
+POLL_SECONDS = 0.25
+
+LAST_WORDS_SECONDS = 5.0
+"""How long a worker that ends tries to say why."""
+
+
+class Board:
+    """The driver's side.
+
+    start: the identity of the start in provenance.json.
+    """
+
+    def __init__(self, start: str) -> None:
+        self._start = start
+
+    @contextlib.contextmanager
+    def shown(self, on_row: OnRow) -> Iterator[None]:
+        """Inside, rows are handed to `on_row` in a thread, soon after the main worker wrote them."""
+        ended = threading.Event()
+
+        def work() -> None:
+            over = False
+            while not over:
+                over = ended.wait(2 * POLL_SECONDS)
+                with contextlib.suppress(RuntimeError):  # the head does not answer; what ends the run says so
+                    for row in self._take("row"):
+                        on_row(row)
+
+        thread = threading.Thread(target=work, name="afa-dist-rows", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def ask_to_stop(self, group: str, reason: str) -> None:
+        """Tell the workers of `group` that its time is over."""
+        _put(f"{self._start}/stop/{group}", reason)
+
+    def asked_to_stop(self, group: str) -> bool:
+        return bool(_get(f"{self._start}/stop/{group}"))
+
+    def groups(self) -> int:
+        """How many groups got as far as to train."""
+        return len(_keys(f"{self._start}/began/"))
+
+    def take_troubles(self) -> list[str]:
+        """What workers said that ended since the last call."""
+        return self._take("trouble")
+
+    def clear(self) -> None:
+        """Forget everything."""
+        internal_kv._internal_kv_del(f"{_PREFIX}{self._start}/", del_by_prefix=True)
+
+    def _take(self, kind: str) -> list[Any]:
+        found = []
+        for key in sorted(_keys(f"{self._start}/{kind}/")):
+            found.append(_get(key))
+            internal_kv._internal_kv_del(f"{_PREFIX}{key}")
+        return found
+
+
+class WorkerBoard:
+    """A worker's side; the main worker also listens. Nothing of it waits for the head of the cluster."""
+
+    def __init__(self, start: str, group: str, listens: bool) -> None:
+        self._start = start
+        self._group = group
+        self._asked = ""
+        self._rows: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="afa-dist-board", daemon=True)
+        if listens:
+            self._thread.start()
+
+    def began(self) -> None:
+        """Say that this group trains."""
+        _put(f"{self._start}/began/{self._group}", True)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Show a row of metrics soon."""
+        self._rows.put(row)
+
+    def asked_to_stop(self) -> str:
+        """The reason if this group is asked to stop, else an empty text. Cheap: called in every step."""
+        return self._asked
+
+    def trouble(self, what: str) -> None:
+        """Say why this process ends now."""
+        thread = threading.Thread(target=_put, args=(f"{self._start}/trouble/{_now()}", what), daemon=True)
+        thread.start()
+        thread.join(LAST_WORDS_SECONDS)
+
+    def close(self) -> None:
+        """Send the rows that are left, as long as the head answers."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(LAST_WORDS_SECONDS)
+
+    def _work(self) -> None:
+        while not (self._closing.is_set() and self._rows.empty()):
+            with contextlib.suppress(Exception):  # of Ray's: the head may be away for a while, or for good
+                self._asked = self._asked or str(_get(f"{self._start}/stop/{self._group}") or "")
+            with contextlib.suppress(queue.Empty):
+                row = self._rows.get(timeout=POLL_SECONDS)
+                with contextlib.suppress(Exception):
+                    _put(f"{self._start}/row/{_now()}", row)
+
+
+_PREFIX = "afa-dist/"
+
+
+def _put(key: str, value: Any) -> None:
+    internal_kv._internal_kv_put(f"{_PREFIX}{key}", json.dumps(value))
+
+
+def _get(key: str) -> Any:
+    value = internal_kv._internal_kv_get(f"{_PREFIX}{key}")
+    return json.loads(value) if value else None
+
+
+def _keys(prefix: str) -> list[str]:
+    return [key.decode().removeprefix(_PREFIX) for key in internal_kv._internal_kv_list(f"{_PREFIX}{prefix}")]
+
+
+def _now() -> str:
+    """A name for what is said now, later than what was said before."""
+    return f"{time.time_ns():020}"

@@ -1,0 +1,63 @@
+"""Whether a recorded specification is that of a run: what may differ when it goes on, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from afa_dist.address import runs_root
+from afa_dist.config import BaseRun
+from afa_dist.config.fields import to_mapping
+from afa_dist.errors import Problem
+
+MAY_CHANGE = (
+    "runs_dir",
+    "data.path",
+    "tracking",
+    "scaling.workers",
+    "scaling.device",
+    "scaling.threads",
+    "scaling.compile",
+    "scaling.max_failures",
+    "scaling.timeout_seconds",
+    "scaling.resize_seconds",
+    "scaling.wait_seconds",
+    "checkpoint.keep_last",
+    "checkpoint.keep_best",
+    "checkpoint.mirror",
+    "optimiser.not_finite",
+    "optimiser.max_skipped",
+)
+"""What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
+recognised by what is in them, what becomes of steps that would have ended it, and how many checkpoints it keeps."""
+
+PATHS = ("init", "model")
+"""Options that name a place: two ways of writing one place are no difference."""
+
+
+def other_run_problems(recorded: Mapping[str, Any], run: BaseRun, place: str) -> Iterator[Problem]:
+    """Whether `recorded`, the specification of the run at `place`, is that of `run`."""
+    if differences := list(_differences(recorded, to_mapping(run))):
+        yield Problem(
+            "name",
+            f"{place} holds a run with another specification ({'; '.join(differences)}); choose another name, or "
+            "repeat its options to resume it",
+        )
+
+
+def same_place(one: Any, other: Any) -> bool:
+    """Whether two options name one file or folder; relative ones start where `runs_root` says."""
+    return isinstance(one, str) and isinstance(other, str) and runs_root(one).resolve() == runs_root(other).resolve()
+
+
+def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in {**recorded, **now}:
+        if f"{prefix}{key}" in MAY_CHANGE:
+            continue
+        old, new = recorded.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif key not in recorded and not new:
+            continue  # the option is younger than the record, and off
+        elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):
+            yield f"{prefix}{key}: recorded {old!r}, now {new!r}"
