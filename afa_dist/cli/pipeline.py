@@ -143,7 +143,7 @@ def describe(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
 def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
     """All stages, then the models side by side; finished stages of an earlier start are not repeated."""
     results = {}
-    with session(run.scaling):  # one cluster for all stages
+    with session(run.scaling, waits=True):  # one cluster for all stages
         for stage, training_run in stages_of(run).items():
             raise_any(problem.under(stage) for problem in directory_problems(training_run))  # with what is made by now
             training.execute(training_run, splits[training_run.data], stage)

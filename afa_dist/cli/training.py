@@ -88,7 +88,7 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
             complete(run, directory)
             show(run, recorded)
         return
-    with session(run.scaling) as placement:
+    with session(run.scaling, waits=True) as placement:
         if not is_main_process():
             launch(run, splits, placement, on_row=lambda row: None)
             return

@@ -70,8 +70,12 @@ def place_here(scaling: ScalingConfig) -> Placement | None:
     return Placement(0, scaling.device != "cpu" and gpus > 0, scaling.threads or max(1, cores() // share))
 
 
-def place_on_nodes(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], cluster: str | None) -> Placement:
+def place_on_nodes(
+    scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], cluster: str | None, waits: bool = False
+) -> Placement:
     """The placement of Ray workers on `nodes` (resources of each alive node: CPU, GPU, ...).
+
+    waits: whoever asks waits until a range of workers has room, on nodes that may join the cluster.
 
     Raises:
         UserError: the nodes can never hold what is asked for. Ray itself would wait for it forever.
@@ -82,7 +86,7 @@ def place_on_nodes(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]],
     if scaling.elastic:
         workers = max(workers, min(scaling.most, room(nodes, scaling.threads or 1, gpu)))
     threads = scaling.threads or widest(nodes, workers, gpu)
-    if room(nodes, threads, gpu) < workers:
+    if room(nodes, threads, gpu) < workers and not (waits and scaling.elastic and cluster):
         need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
         have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         what = f"{workers} workers with {need} each do not fit: the nodes have {have}"

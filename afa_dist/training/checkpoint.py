@@ -105,7 +105,7 @@ class CheckpointStore:
             shutil.rmtree(aside, ignore_errors=True)  # on a full disk it would be in the way of the next one
             raise
         if target.exists():
-            self._set_aside(checkpoint.step)
+            self.set_aside(checkpoint.step)
         aside.replace(target)
         sync(self.folder)
         return target
@@ -152,16 +152,20 @@ class CheckpointStore:
         return None
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint with the best validation score, or the newest whole one (with a warning) if it is damaged."""
+        """The checkpoint with the best validation score; with a warning the next best that is kept, if it is damaged, and
+        the newest whole one if none is left."""
         newest = self.newest()
         if newest is None:
             return None
-        best_step = (newest.state.get("best") or {}).get("step", newest.step)
-        try:
-            return newest if best_step == newest.step else self.load(best_step)
-        except DamagedCheckpoint as error:
-            warnings.warn(f"the best checkpoint is damaged, step {newest.step} is used: {error}", stacklevel=2)
-            return newest
+        best = newest.state.get("best")
+        candidates = [entry["step"] for entry in newest.state.get("top", [best] if best else [])]
+        present = set(self.steps())
+        for step in candidates[:1] + [step for step in candidates[1:] if step in present]:
+            try:
+                return newest if step == newest.step else self.load(step)
+            except DamagedCheckpoint as error:
+                warnings.warn(f"the best checkpoint is damaged, the next best is used: {error}", stacklevel=2)
+        return newest
 
     def set_aside_after(self, step: int) -> None:
         """Rename checkpoints newer than `step`, which a resume passed over because they are damaged.
@@ -170,9 +174,10 @@ class CheckpointStore:
         """
         for newer in self.steps():
             if newer > step:
-                self._set_aside(newer)
+                self.set_aside(newer)
 
-    def _set_aside(self, step: int) -> None:
+    def set_aside(self, step: int) -> None:
+        """Rename the checkpoint of `step` so that it is none; it may be looked at."""
         target = self.path(step).with_name(f"{self.path(step).name}.damaged")
         shutil.rmtree(target, ignore_errors=True)
         self.path(step).replace(target)

@@ -33,6 +33,13 @@ from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Warnings
 from afa_dist.training.watchdog import Watchdog
 
+OTHERS_SECONDS = 10.0
+"""How long to wait for a directory that another process holds: one that was just killed needs a moment to vanish."""
+
+PREDECESSOR_SECONDS = 120.0
+"""The same if it can only be a worker of this run that was replaced: file servers keep the locks of a machine that is gone
+for a while, NFS 4 for 90 s."""
+
 OnTrouble = Callable[[str], None]
 
 
@@ -59,7 +66,8 @@ def train(
         error, step = None, None
         try:
             if world.is_main:
-                stack.enter_context(directory.locked())
+                ours = bool(directory.last_start().get("workers"))  # a group of this start held it before
+                stack.enter_context(directory.locked(PREDECESSOR_SECONDS if ours else OTHERS_SECONDS))
             step = make_step(run, data_shape(splits), world)
         except (UserError, TrainingError) as found:
             error = found

@@ -102,11 +102,11 @@ class RunDirectory:
         return (self.starts() or [{}])[-1]
 
     @contextlib.contextmanager
-    def locked(self, patience_seconds: float = 10.0) -> Iterator[None]:
+    def locked(self, patience_seconds: float = 0.0) -> Iterator[None]:
         """Hold this directory for one run; the system lets go of it when the process ends, however it ends.
 
         Raises:
-            UserError: another process holds it, for longer than a worker that is being replaced takes to vanish.
+            UserError: another process holds it, for longer than `patience_seconds`.
         """
         with (self.path / "lock").open("a+") as file:
             deadline = time.monotonic() + patience_seconds

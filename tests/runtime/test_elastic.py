@@ -314,9 +314,10 @@ def test_machines_that_have_nothing_in_common_but_an_object_store(tmp_path, monk
 
 
 @pytest.mark.ray
-def test_without_room_elsewhere_a_notice_ends_the_run_with_all_saved(two_nodes, tmp_path):
+def test_room_is_waited_for_and_without_room_elsewhere_a_notice_ends_the_run(two_nodes, tmp_path):
+    run = Watched(tmp_path, job(tmp_path, 500, "--scaling.workers", "2..4", env=two_nodes.env))
+    run.wait(lambda: "no room for 2 workers now; waiting for it" in run.log.read_text())
     two_nodes.add()
-    run = Watched(tmp_path, job(tmp_path, 500, "--scaling.workers", "2", env=two_nodes.env))
     run.wait(lambda: run.last_step() > 10)
     two_nodes.drain(1)
     assert run.process.wait(timeout=60) == 75, run.log.read_text()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +70,15 @@ def test_a_run_keeps_the_newest_the_best_and_those_to_look_back_at(digits, tmp_p
     assert len(steps) <= len(best | {10, 20, 24}) + 1  # the one before the last
     for step in steps:
         assert directory.checkpoints.load(step).step == step
+    assert_damaged_bests_give_way(directory.checkpoints, [row["step"] for row in ranked[:3]], steps[-1])
+
+
+def assert_damaged_bests_give_way(store, ranked, last):
+    for step, following in zip(ranked, [*ranked[1:], last], strict=True):
+        assert store.best().step == step
+        if step == last:
+            return  # whoever damages that one changes what is known of the others
+        (store.path(step) / "state.json").write_text("{}")
+        with pytest.warns(UserWarning, match=f"{store.path(step).name}.*is damaged|is damaged.*{store.path(step).name}"):
+            assert store.best().step == following
+        store.set_aside(step)
