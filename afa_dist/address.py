@@ -46,8 +46,8 @@ def runs_root(runs_dir: str) -> Path:
     return (Path.home() if in_ray_job else Path.cwd()) / path
 
 
-def working_copy(address: str) -> Path:
-    """The folder of this machine in which `address` is worked on, below XDG_CACHE_HOME (~/.cache).
+def working_copy(address: str, cache: Path | None = None) -> Path:
+    """The folder of this machine in which `address` is worked on, below `cache`, by default XDG_CACHE_HOME (~/.cache).
 
     What lies below an address lies below its folder. Addresses that differ in their options are different places.
     """
@@ -55,6 +55,6 @@ def working_copy(address: str) -> Path:
     scheme, _, path = front.partition("://")
     if options:
         scheme += "-" + hashlib.sha256(options.encode()).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return cache.joinpath("afa-dist", scheme, *parts)

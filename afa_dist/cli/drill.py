@@ -10,17 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.table import Table
 
-from afa_dist.address import is_address, runs_root
+from afa_dist.address import below, is_address, runs_root
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import StageProgress, counted, say
+from afa_dist.cli.drill_attempt import Site
 from afa_dist.cli.drill_round import Blow, run_once, run_struck
 from afa_dist.cli.job import parse_arguments, run_job
 from afa_dist.config.drill import DrillRun
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import sha256, write_json
+from afa_dist.training.mirror import Mirror
+from afa_dist.training.mirroring import words
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import RunDirectory
 
@@ -49,7 +53,24 @@ def check(run: DrillRun) -> Path:
     folder = runs_root(run.runs_dir) / run.name
     if folder.exists():
         raise UserError.one("name", f"{folder} exists; a drill starts from nothing: choose another name")
+    if run.store is not None:
+        _check_store(run, run.store)
     return folder
+
+
+def _check_store(run: DrillRun, store: str) -> None:
+    """The place of the drill in the object store must be new as well.
+
+    Raises:
+        UserError: it is not, or it does not answer.
+    """
+    try:
+        mirror = Mirror(below(store, run.name))
+        empty = mirror.is_empty()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError.one("store", f"{store} cannot be used: {words(error)}") from error
+    if not empty:
+        raise UserError.one("name", f"{mirror.place} exists; a drill starts from nothing: choose another name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,24 +101,27 @@ def execute(run: DrillRun, folder: Path) -> None:
     with StageProgress("drill", unit="round", total=run.rounds) as progress:
         for way in dict.fromkeys(run.ways):
             progress.note(f"{way}: undisturbed")
-            run_once(way, folder / way)
-            wanted[way] = outcome(folder / way)
+            site = site_of(run, way, folder / way)
+            run_once(site)
+            wanted[way] = outcome(site.directory)
         for number in range(run.rounds):
             way = run.ways[number % len(run.ways)]
-            place = folder / f"round-{number:03d}"
+            site = site_of(run, way, folder / f"round-{number:03d}")
             progress.note(f"{way}: struck")
             started = time.monotonic()
-            blows = run_struck(way, place, run.blows, rng)
-            weights, history = outcome(place)
+            blows = run_struck(site, run.blows, rng)
+            weights, history = outcome(site.directory)
             same = weights == wanted[way][0], history == wanted[way][1]
             rounds.append(Round(way, blows, *same, round(time.monotonic() - started, 1)))
             if rounds[-1].survived:
-                shutil.rmtree(place)
+                shutil.rmtree(site.folder)
             progress.on_part(number + 1, run.rounds)
     say(table_of(rounds))
     record = {"settings": dataclasses.asdict(run), "rounds": [dataclasses.asdict(entry) for entry in rounds]}
     write_json(folder / "drill.json", {**record, **provenance(run.seed, "digits")})
     say(f"record: {folder / 'drill.json'}")
+    if run.store is not None and all(entry.survived for entry in rounds):
+        Mirror(below(run.store, run.name)).remove()
     lost = [number for number, entry in enumerate(rounds) if not entry.survived]
     if lost:
         raise TrainingError(f"rounds {', '.join(map(str, lost))} ended otherwise; they are kept in {folder}")
@@ -105,9 +129,13 @@ def execute(run: DrillRun, folder: Path) -> None:
     say(f"nothing was lost: {counted(len(rounds), 'run')} struck {struck} times ended bit for bit as undisturbed ones")
 
 
-def outcome(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+def site_of(run: DrillRun, way: str, folder: Path) -> Site:
+    """Where the run with that folder takes place."""
+    return Site(way, folder, below(run.store, run.name, folder.name) if run.store is not None and way == "store" else "")
+
+
+def outcome(directory: RunDirectory) -> tuple[str, list[dict[str, Any]]]:
     """Hash of the final checkpoint's weights and averages, and the rows of metrics."""
-    directory = RunDirectory(folder / "run")
     steps = directory.checkpoints.steps()
     if not steps:
         return "none", []

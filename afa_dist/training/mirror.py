@@ -82,6 +82,13 @@ class Mirror:
         with self._written(PurePosixPath(name)) as stream:
             stream.write(text.encode())
 
+    def is_empty(self) -> bool:
+        return not self._files("")
+
+    def remove(self) -> None:
+        """Delete all of it."""
+        self._delete_folder(PurePosixPath())
+
     def delete(self, name: str) -> None:
         """Delete a file; it may be gone already."""
         with contextlib.suppress(FileNotFoundError):

@@ -5,23 +5,29 @@ import random
 import pytest
 
 from afa_dist.cli.drill import outcome
+from afa_dist.cli.drill_attempt import Site
 from afa_dist.cli.drill_round import run_once, run_struck
 
 
-@pytest.mark.parametrize(("way", "seed"), [("process", 0), ("torchrun", 1)])
+KINDS = {"process": ["killed"], "torchrun": ["all killed", "a worker killed"], "store": ["machine lost"]}
+
+
+@pytest.mark.parametrize(("way", "seed"), [("process", 0), ("torchrun", 1), ("store", 2)])
 def test_three_random_kills_leave_no_trace(way, seed, tmp_path, monkeypatch):
-    """Three SIGKILLs each, to everything or to one of two workers, at random steps."""
-    kinds = {"process": ["killed"], "torchrun": ["all killed", "a worker killed"]}[way]
+    """Three SIGKILLs each, to everything or to one of two workers, or the loss of a machine, at random steps."""
+    kinds = KINDS[way]
     from afa_dist.cli import drill_round
 
     monkeypatch.setitem(drill_round.BLOWS, way, {kind: drill_round.BLOWS[way][kind] for kind in kinds})
     rng = random.Random(seed)
     monkeypatch.setattr(rng, "randint", lambda low, high: high)
-    run_once(way, tmp_path / "whole")
-    blows = run_struck(way, tmp_path / "struck", 3, rng)
+    address = f"file://{tmp_path}/store" if way == "store" else ""
+    whole, struck = (Site(way, tmp_path / name, address and f"{address}/{name}") for name in ("whole", "struck"))
+    run_once(whole)
+    blows = run_struck(struck, 3, rng)
     assert len(blows) == 3
-    weights, history = outcome(tmp_path / "struck")
-    wanted_weights, wanted_history = outcome(tmp_path / "whole")
+    weights, history = outcome(struck.directory)
+    wanted_weights, wanted_history = outcome(whole.directory)
     assert weights == wanted_weights
     assert history == wanted_history
     assert len(history) > 48
