@@ -8,7 +8,6 @@ from afa_dist.cli.drill import outcome
 from afa_dist.cli.drill_attempt import Site
 from afa_dist.cli.drill_round import run_once, run_struck
 
-
 KINDS = {"process": ["killed"], "torchrun": ["all killed", "a worker killed"], "store": ["machine lost"]}
 
 
