@@ -9,6 +9,8 @@ import hashlib
 import os
 from pathlib import Path
 
+_SECRETS = ("secret", "password", "token", "sig", "key")
+
 
 def is_address(place: str) -> bool:
     """Whether `place` is an address rather than a path."""
@@ -17,8 +19,11 @@ def is_address(place: str) -> bool:
 
 def below(place: str, *names: str) -> str:
     """`place/names...` for a path as for an address, whose options stand behind a question mark."""
-    front, mark, options = place.partition("?") if is_address(place) else (place, "", "")
-    return "/".join([front.rstrip("/"), *names]) + mark + options
+    if not is_address(place):
+        return "/".join([place.rstrip("/") or place, *names])
+    scheme, _, rest = place.partition("://")
+    path, mark, options = rest.partition("?")
+    return f"{scheme}://" + "/".join([path.rstrip("/"), *names]) + mark + options
 
 
 def without_options(address: str) -> str:
@@ -26,9 +31,21 @@ def without_options(address: str) -> str:
     return address.partition("?")[0]
 
 
-def has_password(address: str) -> bool:
-    """Whether the address holds one; it would stand in every record of the run."""
-    return "@" in without_options(address)
+def fault_of(place: str) -> str:
+    """Why an address cannot be used: it leads back up, or holds a secret, which would stand in every record of the run.
+
+    Empty for one that can, and for paths. Who holds one as "user@" (gs://anonymous@bucket, abfs://container@account) says
+    nothing secret.
+    """
+    if not is_address(place):
+        return ""
+    front, _, options = place.partition("://")[2].partition("?")
+    names = {option.partition("=")[0].lower() for option in options.split("&")}
+    if ":" in front.rpartition("@")[0] or any(word in name for name in names for word in _SECRETS):
+        return "holds a secret, which would stand in config.yaml; give it by the environment"
+    if "#" in place or {".", ".."} & set(front.split("/")):
+        return "holds '#', '.' or '..', which address no folder"
+    return ""
 
 
 def runs_root(runs_dir: str) -> Path:

@@ -13,9 +13,8 @@ from afa_dist.config import DataConfig, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, UserError
 from afa_dist.runtime.cluster import preview, session
-from afa_dist.runtime.launch import bring_up_to_date, launch
+from afa_dist.runtime.launch import bring_up_to_date, complete_finished, launch
 from afa_dist.runtime.placement import is_main_process, torchrun_size
-from afa_dist.training.mirroring import complete
 from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
 from afa_dist.training.run_dir import RunDirectory
 
@@ -78,14 +77,14 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
     """Train and show what came out; a finished run is only shown."""
     directory = RunDirectory.of(run)
     total = total_steps(run, splits)
-    if torchrun_size() == 1:
+    if torchrun_size() == 1 and not directory.in_use():
         bring_up_to_date(run, splits, directory)
     elsewhere = is_address(run.runs_dir) and torchrun_size() > 1  # then only some machines may know that it is finished
     recorded = directory.read_json("summary.json") if not elsewhere else None
     if recorded and (recorded["steps"] == total or recorded["stopped_early"]):
         if is_main_process():
             say(f"{title}: already finished")
-            complete(run, directory)
+            complete_finished(run, directory)
             show(run, recorded)
         return
     with session(run.scaling, waits=True) as placement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from afa_dist.address import fault_of
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 
@@ -33,5 +34,7 @@ class DrillRun(Section):
             yield Problem("ways", f"{', '.join(unknown) or 'none'}: give some of {', '.join(WAYS)}")
         if ("store" in self.ways) != (self.store is not None):
             yield Problem("store", "an address is needed for the way store, and for no other")
+        if self.store is not None and (fault := fault_of(self.store)):
+            yield Problem("store", fault)
         if self.name in ("", ".", "..") or "/" in self.name:
             yield Problem("name", f"{self.name!r} cannot be a folder's name; use letters, digits, '-' and '_'")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from afa_dist.address import is_address
+from afa_dist.address import fault_of, is_address
 from afa_dist.config.attack import (
     KL_START,
     ClassifierAttackConfig,
@@ -46,6 +46,8 @@ class BaseRun(Section):
         bad = self.name in ("", ".", "..") or any(part in ("", "..") for part in self.name.split("/"))
         if bad or "\\" in self.name:
             yield Problem("name", f"{self.name!r} cannot be a folder's name; use letters, digits, '-', '_' and '/'")
+        if fault := fault_of(self.runs_dir):
+            yield Problem("runs_dir", fault)
 
     @property
     def mirrored_to(self) -> str | None:
@@ -71,8 +73,10 @@ class TrainingRun(BaseRun):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         yield from batch_problems(self.schedule.batch_size, self.scaling.fewest, self.scaling.most)
+        if self.checkpoint.mirror is not None and (fault := fault_of(self.checkpoint.mirror)):
+            yield Problem("checkpoint.mirror", fault)
         if is_address(self.runs_dir) and self.checkpoint.mirror is not None:
-            yield Problem("checkpoint.mirror", f"runs_dir is at {self.runs_dir} already; leave out one of the two")
+            yield Problem("checkpoint.mirror", f"{self.checkpoint.mirror}: runs_dir is an address already; leave out one")
 
     @property
     def mirrored_to(self) -> str | None:
@@ -123,6 +127,8 @@ class FinetuneRun(TrainingRun):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         yield from self._joint_problems()
+        if fault := fault_of(self.init):
+            yield Problem("init", fault)
         if self.objective != "ce" and self.attack_objective == "kl" and self.attack.stays_at_image:
             yield Problem("attack.random_start", KL_START)
         if self.init == "scratch" and self.mode == "linear":
@@ -165,6 +171,8 @@ class EvaluateRun(BaseRun):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
+        if fault := fault_of(self.model):
+            yield Problem("model", fault)
         if self.shard_size % SLICE:
             yield Problem("shard_size", f"{self.shard_size} is not a multiple of {SLICE}")
         attacks = list(single_attacks(self.attacks))

@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ray.experimental import internal_kv
@@ -32,6 +32,8 @@ class Board:
 
     def __init__(self, start: str) -> None:
         self._start = start
+        self._groups = 0
+        self._asked: set[str] = set()
 
     @contextlib.contextmanager
     def shown(self, on_row: OnRow) -> Iterator[None]:
@@ -42,7 +44,7 @@ class Board:
             over = False
             while not over:
                 over = ended.wait(2 * POLL_SECONDS)
-                with contextlib.suppress(RuntimeError):  # the head does not answer; what ends the run says so
+                with _unanswered():
                     for row in self._take("row"):
                         on_row(row)
 
@@ -52,32 +54,36 @@ class Board:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(LAST_WORDS_SECONDS)
 
     def ask_to_stop(self, group: str, reason: str) -> None:
-        """Tell the workers of `group` that its time is over."""
-        _put(f"{self._start}/stop/{group}", reason)
-
-    def asked_to_stop(self, group: str) -> bool:
-        return bool(_get(f"{self._start}/stop/{group}"))
+        """Tell the workers of `group`, once, that its time is over."""
+        if group not in self._asked:
+            self._asked.add(group)
+            _soon(_put, f"{self._start}/stop/{group}", reason)
 
     def groups(self) -> int:
-        """How many groups got as far as to train."""
-        return len(_keys(f"{self._start}/began/"))
+        """How many groups got as far as to train, as far as is known."""
+        with _unanswered():
+            self._groups = len(_keys(f"{self._start}/began/"))
+        return self._groups
 
     def take_troubles(self) -> list[str]:
         """What workers said that ended since the last call."""
-        return self._take("trouble")
+        found: list[str] = []
+        with _unanswered():
+            found += self._take("trouble")
+        return found
 
     def clear(self) -> None:
         """Forget everything."""
-        internal_kv._internal_kv_del(f"{_PREFIX}{self._start}/", del_by_prefix=True)
+        _soon(_delete, f"{self._start}/", True)
 
     def _take(self, kind: str) -> list[Any]:
         found = []
         for key in sorted(_keys(f"{self._start}/{kind}/")):
             found.append(_get(key))
-            internal_kv._internal_kv_del(f"{_PREFIX}{key}")
+            _delete(key)
         return found
 
 
@@ -96,7 +102,7 @@ class WorkerBoard:
 
     def began(self) -> None:
         """Say that this group trains."""
-        _put(f"{self._start}/began/{self._group}", True)
+        _soon(_put, f"{self._start}/began/{self._group}", True)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Show a row of metrics soon."""
@@ -108,9 +114,7 @@ class WorkerBoard:
 
     def trouble(self, what: str) -> None:
         """Say why this process ends now."""
-        thread = threading.Thread(target=_put, args=(f"{self._start}/trouble/{_now()}", what), daemon=True)
-        thread.start()
-        thread.join(LAST_WORDS_SECONDS)
+        _soon(_put, f"{self._start}/trouble/{_now()}", what)
 
     def close(self) -> None:
         """Send the rows that are left, as long as the head answers."""
@@ -120,15 +124,32 @@ class WorkerBoard:
 
     def _work(self) -> None:
         while not (self._closing.is_set() and self._rows.empty()):
-            with contextlib.suppress(Exception):  # of Ray's: the head may be away for a while, or for good
+            with _unanswered():
                 self._asked = self._asked or str(_get(f"{self._start}/stop/{self._group}") or "")
             with contextlib.suppress(queue.Empty):
                 row = self._rows.get(timeout=POLL_SECONDS)
-                with contextlib.suppress(Exception):
+                with _unanswered():
                     _put(f"{self._start}/row/{_now()}", row)
 
 
 _PREFIX = "afa-dist/"
+
+
+def _unanswered() -> contextlib.AbstractContextManager[None]:
+    """Whatever Ray raises when the head does not answer, for a while or for good; what ends the run then says so."""
+    return contextlib.suppress(Exception)
+
+
+def _soon(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function that may wait for a head that does not answer, but do not wait for it long."""
+
+    def work() -> None:
+        with _unanswered():
+            function(*arguments)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(LAST_WORDS_SECONDS)
 
 
 def _put(key: str, value: Any) -> None:
@@ -138,6 +159,10 @@ def _put(key: str, value: Any) -> None:
 def _get(key: str) -> Any:
     value = internal_kv._internal_kv_get(f"{_PREFIX}{key}")
     return json.loads(value) if value else None
+
+
+def _delete(key: str, all_that_begin: bool = False) -> None:
+    internal_kv._internal_kv_del(f"{_PREFIX}{key}", del_by_prefix=all_that_begin)
 
 
 def _keys(prefix: str) -> list[str]:

@@ -24,7 +24,7 @@ from afa_dist.runtime.placement import Placement, torchrun_size
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.mirroring import brought_here, complete, mirror_problems, take_over
 from afa_dist.training.provenance import provenance
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory
 
 OnShard = Callable[[int, int], None]
 """Called with (shards done, shards in all)."""
@@ -62,7 +62,7 @@ def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: Im
     if elsewhere := [*mirror_problems(run)]:
         yield from elsewhere
         return
-    take_over(run, directory)
+    take_over(run, directory, OTHERS_SECONDS)
     yield from directory.problems(run)
     recorded = directory.read_json("evaluation/summary.json")
     if recorded and recorded["model_sha256"] != weights_hash(model_folder(run.model)):

@@ -11,15 +11,23 @@ from afa_dist.address import below, is_address
 from afa_dist.config import FinetuneRun, TrainingRun
 from afa_dist.config.scaling import batch_problems
 from afa_dist.data.catalogue import DataSplits
-from afa_dist.errors import UserError
+from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime import in_process
 from afa_dist.runtime.placement import Placement, is_main_process, torchrun_size
 from afa_dist.training.initial import initial_sha256
 from afa_dist.training.lease import Lease
-from afa_dist.training.mirroring import brought_here, mirror_address, mirror_option, put_files, take_over
+from afa_dist.training.mirroring import (
+    brought_here,
+    complete,
+    is_complete,
+    mirror_address,
+    mirror_option,
+    put_files,
+    take_over,
+)
 from afa_dist.training.provenance import provenance
 from afa_dist.training.recorder import OnRow
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import OTHERS_SECONDS, TROUBLES, RunDirectory
 from afa_dist.training.warned import Source
 
 
@@ -44,10 +52,35 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
             return in_process.fit(run, splits, directory, placement, on_row, lost)
         from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
 
-        summary = ray_train.fit(run, splits, directory, placement, start, on_row, lost)
-        if is_address(run.runs_dir):
-            brought_here(below(run.runs_dir, run.name), checkpoints=False)  # worker 0 may have been on another machine
-        return summary
+        try:
+            return ray_train.fit(run, splits, directory, placement, start, on_row, lost)
+        finally:
+            if is_address(run.runs_dir):
+                _show_here(run, directory)
+
+
+def _show_here(run: TrainingRun, directory: RunDirectory) -> None:
+    """Bring what worker 0 wrote to this machine, and the troubles that were noted here there."""
+    noted = directory.troubles()
+    try:
+        brought_here(below(run.runs_dir, run.name), checkpoints=False)
+        directory.add_troubles(noted)
+        put_files(run, directory, only=TROUBLES)
+    except TrainingError as error:
+        warnings.warn(str(error), stacklevel=2)
+
+
+def complete_finished(run: TrainingRun, directory: RunDirectory) -> None:
+    """Copy what the mirror of a finished run lacks, if there is one.
+
+    Raises:
+        UserError: another process works on it.
+        TrainingError: it cannot be reached, or not be written to.
+    """
+    address = mirror_address(run)
+    if address is not None and not is_complete(run, directory):
+        with Lease(address, secrets.token_hex(8), mirror_option(run)):
+            complete(run, directory)
 
 
 def _begin(
@@ -74,7 +107,7 @@ def bring_up_to_date(run: TrainingRun, splits: DataSplits, directory: RunDirecto
         UserError: what is there now is not of this run.
         TrainingError: the mirror does not answer.
     """
-    step = take_over(run, directory)
+    step = take_over(run, directory, OTHERS_SECONDS)
     if step is None:
         return
     if problems := [*directory.problems(run), *directory.data_problems(splits.fingerprint())]:

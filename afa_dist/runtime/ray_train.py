@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer
@@ -32,6 +31,7 @@ from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.ray_worker import work
 from afa_dist.runtime.sharing import share
 from afa_dist.training.mirror import Mirror
+from afa_dist.training.mirroring import UNANSWERED, words
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Source, heed_signals
@@ -75,23 +75,28 @@ def fit(
     board = Board(start)
     try:
         with board.shown(on_row), heed_signals() as signalled:
-            groups = Groups(run, directory, config, placement, lambda: signalled() or lost())
+            groups = Groups(run, directory, config, board, placement, lambda: signalled() or lost())
             return groups.run(groups.place(wanted=placement.workers) if run.scaling.elastic else placement)
     finally:
-        with contextlib.suppress(RuntimeError):
-            board.clear()
+        board.clear()
 
 
 class Groups:
     """The groups of workers of one start, one after another."""
 
     def __init__(
-        self, run: TrainingRun, directory: RunDirectory, config: dict[str, Any], placement: Placement, signalled: Source
+        self,
+        run: TrainingRun,
+        directory: RunDirectory,
+        config: dict[str, Any],
+        board: Board,
+        placement: Placement,
+        signalled: Source,
     ) -> None:
         self.run_config = run
         self.directory = directory
         self.config = config
-        self.board = Board(config["start"])
+        self.board = board
         self.sizes = Sizes.of(run, placement)
         self.cluster = placement.cluster
         self.signalled = signalled
@@ -222,14 +227,14 @@ class Groups:
         """What is left when it ends here."""
         saved = self.directory.checkpoints.steps()
         if is_address(self.run_config.runs_dir):  # worker 0 may be on another machine
-            with contextlib.suppress(OSError, pa.ArrowException):
+            with contextlib.suppress(*UNANSWERED):
                 saved = Mirror(below(self.run_config.runs_dir, self.run_config.name)).steps()
         return f"The same command continues from step {saved[-1]}" if saved else "Nothing had been saved yet"
 
     def _meanwhile(self, placement: Placement, group: str) -> None:
         """Tell the workers of a signal that only this process got, or that there is room for more of them."""
         reason = self.signalled() or (MORE_ROOM if self._can_grow(placement) else "")
-        if reason and not self.board.asked_to_stop(group):
+        if reason:
             self.board.ask_to_stop(group, reason)
 
     def _can_grow(self, placement: Placement) -> bool:
@@ -248,7 +253,10 @@ def _storage(run: TrainingRun, directory: RunDirectory) -> dict[str, Any]:
     """Where Ray keeps its books: in the run directory."""
     if not is_address(run.runs_dir):
         return {"storage_path": str(directory.path)}
-    mirror = Mirror(below(run.runs_dir, run.name))
+    try:
+        mirror = Mirror(below(run.runs_dir, run.name))
+    except UNANSWERED as error:
+        raise TrainingError(f"{directory.place} cannot be used: {words(error)}") from error
     return {"storage_path": mirror.root, "storage_filesystem": mirror.filesystem}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from afa_dist.training.agreement import agree
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
 from afa_dist.training.mirroring import take_over
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import PREDECESSOR_SECONDS, RunDirectory
 from afa_dist.training.warned import Warnings
+
+RETRY_SECONDS = 5.0
+"""Between two tries to reach the place where the run is."""
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         splits, error = None, None
         try:
             if elsewhere and world.is_main:
-                take_over(run, directory)
+                _take_over(run, directory)
             if world.is_main or not elsewhere:
                 _check_shared(directory, config["start"])
             splits = _images(run, config["images"], config["fingerprint"])
@@ -62,6 +66,19 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         return {"failure": str(failure)}
     finally:
         board.close()
+
+
+def _take_over(run: TrainingRun, directory: RunDirectory) -> None:
+    """Bring this machine's copy to where the run is, however long the place does not answer, up to a limit."""
+    deadline = time.monotonic() + run.scaling.wait_seconds
+    while True:
+        try:
+            take_over(run, directory, PREDECESSOR_SECONDS)
+            return
+        except TrainingError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 def _preempted() -> str:

@@ -25,20 +25,14 @@ from afa_dist.training.agreement import agree
 from afa_dist.training.execution import compiles, uses_bf16
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.initial import load_encoder
+from afa_dist.training.lease import Claim
 from afa_dist.training.loop import Trainer
 from afa_dist.training.mirroring import complete
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.training.run_dir import OTHERS_SECONDS, PREDECESSOR_SECONDS, RunDirectory
 from afa_dist.training.warned import Warnings
 from afa_dist.training.watchdog import Watchdog
-
-OTHERS_SECONDS = 10.0
-"""How long to wait for a directory that another process holds: one that was just killed needs a moment to vanish."""
-
-PREDECESSOR_SECONDS = 120.0
-"""The same if it can only be a worker of this run that was replaced: file servers keep the locks of a machine that is gone
-for a while, NFS 4 for 90 s."""
 
 OnTrouble = Callable[[str], None]
 
@@ -63,11 +57,12 @@ def train(
         TrainingError: the run cannot go on, or another worker could not start.
     """
     with contextlib.ExitStack() as stack:
-        error, step = None, None
+        error, step, claim = None, None, None
         try:
             if world.is_main:
                 ours = bool(directory.last_start().get("workers"))  # a group of this start held it before
                 stack.enter_context(directory.locked(PREDECESSOR_SECONDS if ours else OTHERS_SECONDS))
+            claim = Claim.of(directory)
             step = make_step(run, data_shape(splits), world)
         except (UserError, TrainingError) as found:
             error = found
@@ -81,7 +76,7 @@ def train(
         if world.is_main:
             finish(run, splits, directory, {**result, "seconds": directory.seconds()})
             try:
-                complete(run, directory)
+                complete(run, directory, claim)
             except TrainingError as found:
                 error = found
         agree(world, error)  # nobody goes on to what builds on this before it is written

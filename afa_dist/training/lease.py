@@ -6,20 +6,24 @@ silent is gone. Of two that come at the same moment the one whose words remain i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
 import threading
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 
+from afa_dist.address import without_options
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.training.mirror import LEASE, Mirror
+from afa_dist.training.run_dir import RunDirectory
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 40.0
@@ -41,21 +45,27 @@ class Lease:
     """
 
     def __init__(self, address: str, start: str, option: str, needed: bool = True) -> None:
-        self.mirror = Mirror(address)
+        self.address = address
         self.start = start
         self.option = option
         self.needed = needed
         self.lost = ""
         self._beats = 0
+        self._claim = Claim(start, frozenset())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="afa-dist-lease", daemon=True)
 
     def __enter__(self) -> Lease:
         try:
+            self.mirror = Mirror(self.address)
             self._take()
-        except (OSError, pa.ArrowException) as error:
+            self._claim = Claim(self.start, frozenset(ids_of(self.mirror.starts())))
+        except UserError:
+            raise
+        except (OSError, ValueError, pa.ArrowException) as error:
             if self.needed:
-                raise TrainingError(f"{self.mirror.place} cannot be used: {' '.join(str(error).split())[:300]}") from error
+                where = without_options(self.address)
+                raise TrainingError(f"{where} cannot be used: {' '.join(str(error).split())[:300]}") from error
             return self
         self._thread.start()
         return self
@@ -65,9 +75,9 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(timeout=BEAT_SECONDS)
         try:
-            if holder_of(self.mirror) == self.start:
+            if self._thread.ident is not None and holder_of(self.mirror) == self.start:
                 self.mirror.delete(LEASE)
-        except (OSError, pa.ArrowException):
+        except (OSError, ValueError, pa.ArrowException):
             return  # it will be found silent
         if self.lost:
             raise TrainingError(f"{self.mirror.place} was taken over by {self.lost} while this one was halted") from error
@@ -103,13 +113,50 @@ class Lease:
     def _work(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
-                holder = _parsed(self.mirror.read_text(LEASE))
-                if holder and holder["start"] != self.start:
-                    self.lost = str(holder["who"])
+                if who := self._claim.taken_by(self.mirror):
+                    self.lost = who
                     return
                 self._write()
-            except (OSError, pa.ArrowException):
+            except (OSError, ValueError, pa.ArrowException):
                 continue  # it does not answer now; nobody else can take over then either
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """That a run is one start's own.
+
+    start: that one. known: those that were known when it began; one that is unknown has come since.
+    """
+
+    start: str
+    known: frozenset[str]
+
+    @classmethod
+    def of(cls, directory: RunDirectory) -> Claim:
+        """That of the last start of a directory."""
+        return cls(str(directory.last_start().get("start", "")), frozenset(ids_of(directory.starts())))
+
+    def taken_by(self, mirror: Mirror) -> str:
+        """Who works on the run, or did, since it was this start's own; empty if nobody."""
+        holder = _parsed(mirror.read_text(LEASE))
+        if holder:
+            return "" if holder["start"] == self.start else str(holder["who"])
+        # Nobody holds it: either the place was lost, or whoever took it has ended; that one has left its name.
+        unknown = [start for start in ids_of(mirror.starts()) if start not in {self.start, *self.known}]
+        return f"a start that has ended ({unknown[-1]})" if unknown else ""
+
+    def check(self, mirror: Mirror) -> None:
+        """
+        Raises:
+            TrainingError: another start has taken it.
+        """
+        if who := self.taken_by(mirror):
+            raise TrainingError(f"{mirror.place} is the work of {who} now")
+
+
+def ids_of(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The identities of starts."""
+    return [str(start["start"]) for start in starts if "start" in start]
 
 
 def holder_of(mirror: Mirror) -> str:
@@ -140,7 +187,8 @@ def _alive_here(holder: dict[str, Any]) -> bool | None:
     if not holder.get("machine") or holder["machine"] != _machine():
         return None
     try:
-        alive = psutil.Process(holder["pid"]).create_time() == holder["began"]
+        process = psutil.Process(holder["pid"])
+        alive = process.create_time() == holder["began"] and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
         return False
     return bool(alive) and holder["pid"] != os.getpid()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -85,6 +86,10 @@ class Trainer:
         self.resume()
         try:
             self.run_steps()
+        except Stopped as stopped:
+            if lacking := self.storage.close():  # whoever goes on elsewhere must know
+                raise Stopped(f"{stopped} (saved on {socket.gethostname()}, but {lacking})") from stopped
+            raise
         finally:
             self.storage.close()
         best = self.selection.best

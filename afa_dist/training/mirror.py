@@ -19,10 +19,12 @@ from pyarrow import fs
 from afa_dist.address import without_options
 from afa_dist.distributed import beat
 from afa_dist.files import write_aside
-from afa_dist.training.checkpoint import MANIFEST, CheckpointStore, folder_name, step_of
-from afa_dist.training.run_dir import RESULTS, RunDirectory
+from afa_dist.training.checkpoint import MANIFEST, folder_name, step_of
+from afa_dist.training.checkpoint_store import CheckpointStore
+from afa_dist.training.run_dir import RESULTS
 
 LEASE = "lease.json"
+PROVENANCE = "provenance.json"
 
 LOCAL_ONLY = ("lock", LEASE)
 """What is of no use elsewhere, and what lies there alone."""
@@ -58,9 +60,21 @@ class Mirror:
         manifests = {name.parent.name for name, _ in self._files("checkpoints") if name.name == MANIFEST}
         return sorted(step for folder in manifests if (step := step_of(folder)) is not None)
 
+    def manifest(self, step: int) -> str:
+        """The text of a checkpoint's manifest; empty where there is none."""
+        return self.read_text(f"checkpoints/{folder_name(step)}/{MANIFEST}")
+
     def starts(self) -> list[dict[str, Any]]:
-        """See `RunDirectory.starts`."""
-        return list(json.loads(self.read_text("provenance.json") or '{"starts": []}')["starts"])
+        """See `RunDirectory.starts`.
+
+        Raises:
+            ValueError: the file there says something else.
+        """
+        found = json.loads(self.read_text(PROVENANCE) or '{"starts": []}')
+        starts = found.get("starts") if isinstance(found, dict) else None
+        if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+            raise ValueError(f"{self.place}/{PROVENANCE} is no record of a run")
+        return starts
 
     def run_id(self) -> str:
         """The identity of the run (see `RunDirectory.run_id`); empty where there is none."""
@@ -94,13 +108,17 @@ class Mirror:
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self._path(name))
 
-    def put_files(self, directory: Path) -> None:
-        """Copy everything but checkpoints."""
-        for file in _visible_files(directory):
+    def put_files(self, directory: Path, only: str = "") -> None:
+        """Copy everything but checkpoints, or the one file."""
+        found = [file for file in directory.iterdir() if file.is_file()]
+        for folder in FOLDERS:
+            found += (directory / folder).rglob("*")
+        for file in sorted(found):
             name = file.relative_to(directory)
             with contextlib.suppress(FileNotFoundError):  # it is gone again
                 state = file.stat()
-                if _copied(name) and self._sent.get(file) != (state.st_mtime_ns, state.st_size):
+                new = self._sent.get(file) != (state.st_mtime_ns, state.st_size)
+                if new and _copied(name) and file.is_file() and only in ("", str(name)):
                     self._put(file, PurePosixPath(name.as_posix()))
                     self._sent[file] = (state.st_mtime_ns, state.st_size)
 
@@ -108,7 +126,7 @@ class Mirror:
         """Copy one checkpoint, its manifest last; what is left there of an attempt that was cut off goes first."""
         target = PurePosixPath("checkpoints") / folder.name
         self._delete_folder(target)
-        for file in sorted(_visible_files(folder), key=lambda file: file.name == MANIFEST):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
             self._put(file, target / file.name)
 
     def keep_only(self, steps: set[int]) -> None:
@@ -121,31 +139,18 @@ class Mirror:
         for folder in {name.parent for name in found}:
             self._delete_folder(folder)
 
-    def update(self, directory: RunDirectory, anew: Collection[int] = ()) -> None:
-        """Copy all that `directory` has and the mirror lacks: after a failure more than the newest checkpoint.
-
-        anew: steps whose checkpoints were just saved; what the mirror has of them is older, perhaps damaged.
-        """
-        self.put_files(directory.path)
-        store = directory.checkpoints
-        have = set(self.steps())
-        for step in store.steps():
-            if step not in have or step in anew:
-                try:
-                    self.put_checkpoint(store.path(step))
-                except FileNotFoundError as error:
-                    if not Path(error.filename or "").is_relative_to(store.folder):
-                        raise
-                    # It is being deleted here, as too old, and goes there as well.
-        self.keep_only(set(store.steps()))
-
-    def get_files(self, directory: Path, all_anew: bool = True) -> None:
+    def get_files(self, directory: Path, without: Collection[str] = (), all_anew: bool = True) -> None:
         """Copy everything but checkpoints here, or what looks as if it had changed since it was."""
         for name, info in self._files(""):
             target = directory / name
-            if _copied(name) and (all_anew or not _is_copy(target, info)):
+            if _copied(name) and str(name) not in without and (all_anew or not _is_copy(target, info)):
                 self._get(name, target)
                 os.utime(target, ns=(info.mtime_ns, info.mtime_ns))
+
+    def get_file(self, name: str, directory: Path) -> None:
+        """Copy one file here, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._get(PurePosixPath(name), directory / name)
 
     def get_checkpoint(self, step: int, store: CheckpointStore) -> None:
         """Copy one checkpoint here; it appears when it is all there, and is not verified before it is loaded."""
@@ -170,7 +175,10 @@ class Mirror:
         """All files below a folder, named from the root of the mirror; one whose name begins with a dot is half written."""
         selector = fs.FileSelector(self._path(below), recursive=True, allow_not_found=True)
         found = [info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
-        return [(PurePosixPath(info.path).relative_to(self.root), info) for info in found]
+        named = [(PurePosixPath(info.path).relative_to(self.root), info) for info in found]
+        if leading := next((name for name, _ in named if ".." in name.parts or name.is_absolute()), None):
+            raise ValueError(f"{self.place} holds {str(leading)!r}, which leads elsewhere")
+        return named
 
     @contextlib.contextmanager
     def _written(self, target: PurePosixPath) -> Iterator[Any]:
@@ -208,10 +216,6 @@ def _copied(name: PurePath) -> bool:
     if name.name.startswith("."):
         return False
     return name.parts[0] in FOLDERS or (len(name.parts) == 1 and name.name not in LOCAL_ONLY)
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
 def _is_copy(file: Path, info: fs.FileInfo) -> bool:

@@ -10,16 +10,22 @@ import contextlib
 import secrets
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import pyarrow as pa
 
-from afa_dist.address import below, has_password, is_address
+from afa_dist.address import below, is_address
 from afa_dist.config import BaseRun
 from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.files import exclusive
-from afa_dist.training.mirror import Mirror
+from afa_dist.training.exchange import bring_down, copy_up, is_behind
+from afa_dist.training.lease import Claim
+from afa_dist.training.mirror import PROVENANCE, Mirror
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.same_run import other_run_problems
+
+UNANSWERED = (OSError, ValueError, pa.ArrowException)
+"""What comes of a place that does not answer, or not with what is expected."""
 
 
 def mirror_address(run: BaseRun) -> str | None:
@@ -29,21 +35,21 @@ def mirror_address(run: BaseRun) -> str | None:
 
 def mirror_problems(run: BaseRun) -> Iterator[Problem]:
     """Why the mirror of `run` cannot be used: no such kind of address, no answer, no right, another run in it."""
-    address, option = mirror_address(run), mirror_option(run)
+    address = mirror_address(run)
     if address is None:
-        return
-    if has_password(address):
-        yield Problem(option, "holds a password, which would stand in config.yaml; give it by the environment")
         return
     import yaml  # here: a training loop alone does without it
 
     try:
         mirror = Mirror(address)
         if mirror.has_results():
-            recorded = yaml.safe_load(mirror.read_text("config.yaml")) or {}
-            yield from other_run_problems(recorded, run, mirror.place)
-    except (OSError, ValueError, yaml.YAMLError, pa.ArrowException) as error:
-        yield Problem(option, f"{run.mirrored_to} cannot be used: {words(error)}")
+            recorded = yaml.safe_load(mirror.read_text("config.yaml"))
+            if isinstance(recorded, dict):
+                yield from other_run_problems(recorded, run, mirror.place)
+            else:
+                yield Problem("name", f"{mirror.place} exists and holds no run; choose another name")
+    except (*UNANSWERED, yaml.YAMLError) as error:
+        yield Problem(mirror_option(run), f"{run.mirrored_to} cannot be used: {words(error)}")
 
 
 def mirror_option(run: BaseRun) -> str:
@@ -51,43 +57,43 @@ def mirror_option(run: BaseRun) -> str:
     return "runs_dir" if is_address(run.runs_dir) else "checkpoint.mirror"
 
 
-def take_over(run: BaseRun, directory: RunDirectory) -> int | None:
-    """Bring the directory to where the mirror is, if that is further; returns the mirror's last step then.
+def take_over(run: BaseRun, directory: RunDirectory, patience_seconds: float) -> int | None:
+    """Bring the directory to where the mirror is, if there is one and it is behind; returns the mirror's last step then.
+
+    patience_seconds: how long to wait for another process of this machine that works on the directory.
 
     Raises:
-        UserError: the mirror holds another run, and is but a copy.
-        TrainingError: it does not answer.
+        UserError: the mirror holds another run, and is but a copy; or the directory is in use.
+        TrainingError: the mirror does not answer.
     """
     address = mirror_address(run)
-    if address is None or directory.in_use():
+    if address is None:
         return None
-    with _answering(directory):
+    with _answering(directory), directory.locked(patience_seconds):
         mirror = Mirror(address)
-        known = mirror.run_id()
-        own = directory.run_id if directory.has_results() else ""
-        if own and not known and is_address(run.runs_dir):
-            what = f"{mirror.place} is empty; going on from its working copy {directory.path}"
-            warnings.warn(f"{what} (to start over, remove that too)", stacklevel=3)
-        elif own and known != own and is_address(run.runs_dir):
-            _set_aside(directory)
-            own = ""
-        elif own and known and known != own:
-            what = f"{mirror.place} mirrors another run than {directory.path} holds; choose another name or mirror"
-            raise UserError.one("checkpoint.mirror", what)
-        steps = mirror.steps()
-        here = directory.checkpoints.steps() if own else []
-        if own and (not steps or (here and here[-1] >= steps[-1])):
-            directory.add_starts(mirror.starts())
+        known, own = mirror.run_id(), directory.run_id
+        if not known:
+            if is_address(run.runs_dir) and directory.has_results():
+                what = f"{mirror.place} is empty; going on from its working copy {directory.path}"
+                warnings.warn(f"{what} (to start over, remove that too)", stacklevel=3)
+            mirror.get_files(directory.path, all_anew=False)  # what is no training has no identity
             return None
-        mirror.get_files(directory.path)
-        for step in steps:
-            if step not in here:
-                mirror.get_checkpoint(step, directory.checkpoints)
-    return steps[-1] if steps else None
+        if own and own != known:
+            _give_way(run, directory, mirror)
+        return bring_down(mirror, directory)
 
 
-def put_files(run: BaseRun, directory: RunDirectory) -> None:
-    """Copy everything but checkpoints to the mirror, if there is one.
+def _give_way(run: BaseRun, directory: RunDirectory, mirror: Mirror) -> None:
+    """Another run than here is there: at an address that is the run, and a mirror is but a copy of what is here."""
+    if is_address(run.runs_dir):
+        _set_aside(directory)
+    elif directory.has_results():
+        what = f"{mirror.place} mirrors another run than {directory.path} holds; choose another name or mirror"
+        raise UserError.one("checkpoint.mirror", what)
+
+
+def put_files(run: BaseRun, directory: RunDirectory, only: str = "") -> None:
+    """Copy everything but checkpoints, or one file, to the mirror, if there is one.
 
     Raises:
         TrainingError: it cannot be reached, or not be written to.
@@ -95,29 +101,48 @@ def put_files(run: BaseRun, directory: RunDirectory) -> None:
     address = mirror_address(run)
     try:
         if address is not None:
-            Mirror(address).put_files(directory.path)
-    except (OSError, pa.ArrowException) as error:
+            Mirror(address).put_files(directory.path, only)
+    except UNANSWERED as error:
         raise TrainingError(f"{run.mirrored_to} cannot be written to: {words(error)}") from error
 
 
-def complete(run: BaseRun, directory: RunDirectory) -> None:
+def complete(run: BaseRun, directory: RunDirectory, claim: Claim | None = None) -> None:
     """Bring the mirror, if there is one, to where the directory is.
 
     Raises:
-        TrainingError: it cannot be reached, or not be written to.
+        TrainingError: it cannot be reached, or not be written to; or another process works on it.
     """
     address = mirror_address(run)
     if address is None:
         return
     try:
-        Mirror(address).update(directory)
-    except (OSError, pa.ArrowException) as error:
+        mirror = Mirror(address)
+        copy_up(mirror, directory, check=partial(claim.check, mirror) if claim else lambda: None)
+    except UNANSWERED as error:
         what = f"the run is complete in {directory.path}, {run.mirrored_to} is not: {words(error)}"
         raise TrainingError(f"{what}. The same command copies the rest") from error
 
 
+def is_complete(run: BaseRun, directory: RunDirectory) -> bool:
+    """Whether the mirror, if there is one, has all that a finished run left here.
+
+    Raises:
+        TrainingError: it does not answer.
+    """
+    address = mirror_address(run)
+    if address is None:
+        return True
+    with _answering(directory):
+        mirror, store = Mirror(address), directory.checkpoints
+        here = {step: store.manifest(step) for step in store.steps()}
+        there = {step: mirror.manifest(step) for step in mirror.steps()}
+        return here == there and mirror.read_text("summary.json") == (directory.path / "summary.json").read_text()
+
+
 def brought_here(place: str, checkpoints: bool = True) -> RunDirectory:
-    """The run directory at a path or an address; what lies at an address is copied here first, as far as it has changed.
+    """The run directory at a path or an address; what lies at an address is copied here first, if it is behind.
+
+    checkpoints: if not, the other files alone; what else there may be here is left as it is.
 
     Raises:
         TrainingError: the address does not answer.
@@ -125,31 +150,42 @@ def brought_here(place: str, checkpoints: bool = True) -> RunDirectory:
     directory = RunDirectory.at(place)
     if not is_address(place):
         return directory
-    if directory.in_use():
-        return directory  # it is worked on here, and is further than its mirror
-    directory.path.mkdir(parents=True, exist_ok=True)
-    with _answering(directory), exclusive(directory.path / ".fetching"):  # other workers of this machine may want it too
-        mirror = Mirror(place)
-        mirror.get_files(directory.path, all_anew=False)
-        here = set(directory.checkpoints.steps())
-        for step in mirror.steps() if checkpoints else []:
-            if step not in here:
-                mirror.get_checkpoint(step, directory.checkpoints)
+    with _answering(directory):
+        directory.path.parent.mkdir(parents=True, exist_ok=True)
+        # Other workers of this machine may want it too.
+        with exclusive(directory.path.with_name(f".{directory.path.name}.fetching")):
+            if not directory.in_use():  # else it is worked on here, and is further than its mirror
+                _fetch(Mirror(place), directory, checkpoints)
     return directory
+
+
+def _fetch(mirror: Mirror, directory: RunDirectory, checkpoints: bool) -> None:
+    known, own = mirror.run_id(), directory.run_id
+    if own and known and own != known:
+        _set_aside(directory)
+    directory.path.mkdir(exist_ok=True)
+    if known and checkpoints:
+        bring_down(mirror, directory)
+    elif not known or is_behind(directory, mirror):
+        # Without provenance the directory stays behind, and the checkpoints can still be fetched.
+        mirror.get_files(directory.path, without=(PROVENANCE,) if known else (), all_anew=False)
 
 
 @contextlib.contextmanager
 def _answering(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except UserError:
+        raise
+    except UNANSWERED as error:
         raise TrainingError(f"the mirror of {directory.place} cannot be read: {words(error)}") from error
 
 
 def _set_aside(directory: RunDirectory) -> None:
     aside = directory.path.with_name(f"{directory.path.name}.{secrets.token_hex(4)}.old")
     directory.path.rename(aside)
-    warnings.warn(f"{directory.place} is not the run that was worked on here; that is in {aside} now", stacklevel=3)
+    directory.path.mkdir()
+    warnings.warn(f"{directory.place} is not the run that was worked on here; that is in {aside} now", stacklevel=4)
 
 
 def words(error: Exception) -> str:

@@ -17,8 +17,17 @@ from afa_dist.config import BaseRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError
 from afa_dist.files import write_json, write_text
-from afa_dist.training.checkpoint import CheckpointStore
+from afa_dist.training.checkpoint_store import CheckpointStore
 from afa_dist.training.same_run import other_run_problems
+
+OTHERS_SECONDS = 10.0
+"""How long to wait for a directory that another process holds: one that was just killed needs a moment to vanish."""
+
+PREDECESSOR_SECONDS = 120.0
+"""The same if it can only be a worker of this run that was replaced: file servers keep the locks of a machine that is gone
+for a while, NFS 4 for 90 s."""
+
+TROUBLES = "troubles.jsonl"
 
 RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation")
 """What a run leaves that another one must not be mixed with."""
@@ -60,11 +69,16 @@ class RunDirectory:
                 instead = "set XDG_CACHE_HOME" if is_address(run.runs_dir) else "choose another runs_dir"
                 yield Problem("runs_dir", f"{parent} is not a folder that can be written to; {instead}")
             return
-        if not self.path.is_dir() or (any(self.path.iterdir()) and not (self.path / "config.yaml").exists()):
+        if not self.path.is_dir() or (self._foreign() and not is_address(run.runs_dir)):
             yield Problem("name", f"{self.path} exists and is not a run directory; choose another name")
             return
         if self.has_results():
             yield from other_run_problems(self.read_config(), run, self.place)
+
+    def _foreign(self) -> bool:
+        """Whether the folder holds something, and that is no run; one that was only locked is as good as empty."""
+        visible = [entry for entry in self.path.iterdir() if entry.name != "lock" and not entry.name.startswith(".")]
+        return bool(visible) and not (self.path / "config.yaml").exists()
 
     def finished(self) -> bool:
         """Whether a training run ended here."""
@@ -84,10 +98,14 @@ class RunDirectory:
         return list((self.read_json("provenance.json") or {"starts": []})["starts"])
 
     def add_starts(self, starts: Sequence[Mapping[str, Any]]) -> None:
-        """Take in those of `starts`, made on other machines, that are not known here."""
+        """Take in those of `starts`, made on other machines, that are not known here; they have trained nothing."""
         own = self.starts()
         if more := [start for start in starts if start.get("start") not in {known.get("start") for known in own}]:
             write_json(self.path / "provenance.json", {"starts": [*own, *more]})
+
+    def trained(self) -> set[tuple[Any, ...]]:
+        """See `trained_in`."""
+        return trained_in(self.starts())
 
     @property
     def run_id(self) -> str:
@@ -108,6 +126,7 @@ class RunDirectory:
         Raises:
             UserError: another process holds it, for longer than `patience_seconds`.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("a+") as file:
             deadline = time.monotonic() + patience_seconds
             while True:
@@ -129,8 +148,8 @@ class RunDirectory:
     def in_use(self) -> bool:
         """Whether a process of this machine (or one that shares its folders) holds the directory now."""
         try:
-            with (self.path / "lock").open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two that ask see nobody
         except FileNotFoundError:
             return False
         except BlockingIOError:
@@ -141,8 +160,21 @@ class RunDirectory:
         """Add a line to troubles.jsonl: what a worker has to say that cannot say it any other way."""
         row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "what": what}
         self.path.mkdir(parents=True, exist_ok=True)  # of an address, other machines may have no copy yet
-        with (self.path / "troubles.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.add_troubles([json.dumps(row)])
+
+    def troubles(self) -> list[str]:
+        """The lines of troubles.jsonl."""
+        try:
+            return (self.path / TROUBLES).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def add_troubles(self, lines: Sequence[str]) -> None:
+        """Add those of `lines` that are not there."""
+        known = set(self.troubles())
+        if more := [line for line in lines if line not in known]:
+            with (self.path / TROUBLES).open("a") as file:
+                file.write("".join(f"{line}\n" for line in more))
 
     def create(self, run: BaseRun, provenance: Mapping[str, Any]) -> None:
         """Make the directory and record the run; a resumed run keeps its first provenance and appends the new one."""
@@ -210,3 +242,12 @@ class RunDirectory:
         rows = [row for row in self.metrics() if row["step"] <= step]
         if self.metrics_file.exists():
             write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def trained_in(starts: Sequence[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
+    """Every time that workers began to train, as far as provenance tells: who knows of one more has newer results."""
+    found = set()
+    for start in starts:
+        for number, note in enumerate(start.get("workers", [])):
+            found.add((start.get("start"), number, note.get("step"), note.get("workers")))
+    return found

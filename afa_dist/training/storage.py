@@ -71,10 +71,18 @@ class Storage:
                 self._directory.add_seconds(now - self._noted)
                 self._noted = now
                 self._directory.checkpoints.save(checkpoint)
-                self._directory.checkpoints.prune(self._run.checkpoint.keep_last, for_good)
+                self._prune(for_good)
                 if self._uploads is not None:
                     self._uploads.add(checkpoint.step)
         beat()
+
+    def _prune(self, for_good: Callable[[int], bool]) -> None:
+        store, keep_last, uploads = self._directory.checkpoints, self._run.checkpoint.keep_last, self._uploads
+        if uploads is None:
+            store.prune(keep_last, for_good)
+            return
+        with uploads.lock:
+            store.prune(keep_last, lambda step: for_good(step) or uploads.holds(step))
 
     @contextlib.contextmanager
     def _kept_failure(self) -> Iterator[None]:
@@ -96,9 +104,11 @@ class Storage:
         rest = f"that of step {saved[-1]} is whole, the same command continues from it" if saved else "there is none"
         raise TrainingError(f"step {step}: {trouble}. No earlier checkpoint was touched: {rest}")
 
-    def close(self) -> None:
-        """Close the files, and wait for what is on its way to the mirror."""
+    def close(self) -> str:
+        """Close the files, and wait for what is on its way to the mirror; returns what it lacks, or an empty text."""
         if self._recorder is not None:
             self._recorder.close()
-        if self._uploads is not None:
-            self._uploads.close()
+        if self._uploads is None:
+            return ""
+        self._uploads.close()
+        return self._uploads.trouble

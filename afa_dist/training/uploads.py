@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import warnings
+from collections.abc import Iterator
+from functools import partial
 
-import pyarrow as pa
-
+from afa_dist.address import without_options
 from afa_dist.errors import TrainingError
-from afa_dist.training.lease import holder_of
+from afa_dist.training.exchange import copy_up
+from afa_dist.training.lease import Claim
 from afa_dist.training.mirror import Mirror
-from afa_dist.training.mirroring import words
+from afa_dist.training.mirroring import UNANSWERED, words
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -23,6 +26,10 @@ class Uploads:
         self.directory = directory
         self.trouble = ""
         """Why the last copy did not succeed."""
+        self.lock = threading.Lock()
+        """Held by whoever deletes checkpoints here; `holds` does not change meanwhile."""
+        self._copying: int | None = None
+        self._claim = Claim.of(directory)
         self._closing = False
         self._saved: set[int] = set()
         """Steps that were added and are not copied yet; the thread's own."""
@@ -33,6 +40,10 @@ class Uploads:
     def add(self, step: int) -> None:
         """Copy the checkpoint of `step` soon."""
         self._jobs.put(step)
+
+    def holds(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is being copied, and must not be deleted here."""
+        return self._copying == step
 
     def close(self) -> None:
         """Wait until all is copied that was added."""
@@ -58,18 +69,23 @@ class Uploads:
         while (step := self._newest_job()) is not None:
             try:
                 mirror = mirror or Mirror(self.address)
-                self._copy(mirror)
+                copy_up(mirror, self.directory, anew=self._saved, check=partial(self._claim.check, mirror), held=self._held)
                 self._saved.clear()
                 self.trouble = ""
-            except (OSError, TrainingError, pa.ArrowException) as error:
+            except (*UNANSWERED, TrainingError) as error:
                 first = not self.trouble
-                self.trouble = f"{mirror.place if mirror else self.address} lacks step {step}: {words(error)}"
-                self.directory.note_trouble(self.trouble)
+                self.trouble = f"{without_options(self.address)} lacks step {step}: {words(error)}"
+                with contextlib.suppress(OSError):
+                    self.directory.note_trouble(self.trouble)
                 if first:
                     warnings.warn(f"{self.trouble}; training goes on, it is tried again", stacklevel=2)
 
-    def _copy(self, mirror: Mirror) -> None:
-        holder = holder_of(mirror)
-        if holder and holder != self.directory.last_start().get("start"):
-            raise TrainingError("another process works on it now")
-        mirror.update(self.directory, self._saved)
+    @contextlib.contextmanager
+    def _held(self, step: int) -> Iterator[None]:
+        with self.lock:
+            self._copying = step
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._copying = None

@@ -74,6 +74,7 @@ def test_a_range_in_which_no_number_can_share_the_batch():
 def test_groups_that_never_start_end_the_run(ray_cluster, tmp_path):
     from ray import train as ray_train
 
+    from afa_dist.runtime.board import Board
     from afa_dist.runtime.placement import Placement
     from afa_dist.runtime.ray_train import MOST_UNSTARTED, Groups
 
@@ -93,7 +94,7 @@ def test_groups_that_never_start_end_the_run(ray_cluster, tmp_path):
         pytest.warns(UserWarning),
         pytest.raises(TrainingError, match="6 groups of workers in a row did not start: no group"),
     ):
-        Failing(run, directory, {"start": "one"}, placement, str).run(placement)
+        Failing(run, directory, {"start": "one"}, Board("one"), placement, str).run(placement)
     assert len(set(tried)) == MOST_UNSTARTED + 1
 
 

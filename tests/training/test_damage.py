@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afa_dist.files import sha256
-from afa_dist.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from afa_dist.training.checkpoint import Checkpoint, DamagedCheckpoint
+from afa_dist.training.checkpoint_store import CheckpointStore
 
 RUN = "run-of-this-test"
 CASES = 72

@@ -116,7 +116,7 @@ def test_another_run_in_the_mirror_is_left_alone(undisturbed, tmp_path):
     [
         ("nowhere://bucket/x", "nowhere"),
         ("plain/folder", "checkpoint.mirror"),
-        ("s3://key:hidden@bucket/x", "password"),
+        ("s3://key:hidden@bucket/x", "holds a secret"),
         ("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http&region=us-east-1", "checkpoint.mirror"),
     ],
 )

@@ -242,8 +242,8 @@ def test_a_pipeline_in_the_store_and_its_model_on_another_machine(store, tmp_pat
 
 def test_what_is_no_place_for_runs_is_said_before_anything_starts(store, tmp_path):
     for options, words in (
-        (["--checkpoint.mirror", f"file://{tmp_path}/m"], "leave out one of the two"),
-        (["--runs_dir", "s3://key:hidden@bucket/x"], "password"),
+        (["--checkpoint.mirror", f"file://{tmp_path}/m"], "leave out one"),
+        (["--runs_dir", "s3://key:hidden@bucket/x"], "holds a secret"),
         (["--runs_dir", "nowhere://bucket/x"], "nowhere"),
     ):
         code, _, err = run(store.address("bad"), tmp_path / "machine", *options)
@@ -252,3 +252,37 @@ def test_what_is_no_place_for_runs_is_said_before_anything_starts(store, tmp_pat
         assert "hidden" not in err
     assert not list(tmp_path.iterdir())
     assert store.files("bad") == []
+
+
+def test_names_that_lead_elsewhere_are_not_followed(store, tmp_path):
+    """Whoever can write to a store could otherwise write anywhere on a machine that reads from it."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{store.port}", region_name="us-east-1")
+    for name in ("evil/run/provenance.json", "evil/run/model/../../../../../../../../escaped"):
+        client.put_object(Bucket="bucket", Key=name, Body=b'{"starts": [{"start": "x"}]}')
+    code, _, err = run(store.address("evil"), tmp_path / "machine")
+    assert code == 2
+    assert "leads elsewhere" in err
+    evaluate = [COMMAND[0], str(ROOT / "jobs/evaluate.py"), "--model", store.address("evil/run")]
+    code, _, err = run(str(tmp_path / "here"), tmp_path / "machine", command=evaluate)
+    assert code == 2
+    assert "leads elsewhere" in err
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_what_is_no_run_at_an_address_is_told(store, tmp_path):
+    """Half a record, a specification that is none, and no folder for working copies."""
+    for name, text in (("provenance.json", b'{"sta'), ("config.yaml", b"- a list"), ("config.yaml", b"a: [")):
+        with store.filesystem().open_output_stream(f"bucket/odd/run/{name}") as stream:
+            stream.write(text)
+        with store.filesystem().open_output_stream("bucket/odd/run/metrics.jsonl") as stream:
+            stream.write(b"")
+        code, _, err = run(store.address("odd"), tmp_path / "machine")
+        assert code in (1, 2)
+        assert "s3://bucket/odd" in err
+    finetune = [COMMAND[0], str(ROOT / "jobs/finetune.py"), "--init", store.address("odd/run")]
+    for machine in (tmp_path / "machine", "/dev/null/x"):
+        code, _, err = run(str(tmp_path / "here"), machine, command=finetune)
+        assert code == 2
+        assert "init" in err

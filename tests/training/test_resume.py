@@ -25,7 +25,8 @@ from afa_dist.config import (
 from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import UserError
-from afa_dist.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from afa_dist.training.checkpoint import Checkpoint, DamagedCheckpoint
+from afa_dist.training.checkpoint_store import CheckpointStore
 from afa_dist.training.job import train
 from afa_dist.training.run_dir import RunDirectory
 
