@@ -42,7 +42,14 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """Training was warned that its time is over (a signal, a node that is taken away), saved its state and ended."""
+    """Training was warned that its time is over (a signal, a node that is taken away), saved its state and ended.
+
+    lacking: what could not be copied to where the run lies, if anything.
+    """
+
+    def __init__(self, reason: str, lacking: str = "") -> None:
+        self.lacking = lacking
+        super().__init__(reason)
 
 
 class LostWorker(RuntimeError):

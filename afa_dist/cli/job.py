@@ -83,7 +83,8 @@ def run_job(
         )
         return 1
     except Stopped as stopped:
-        print(f"afa-dist: stopped by {stopped}, all is saved; the same command continues", file=sys.stderr)
+        saved = f"all is saved here, but {stopped.lacking}" if stopped.lacking else "all is saved"
+        print(f"afa-dist: stopped by {stopped}, {saved}; the same command continues", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         print("\nafa-dist: stopped; the same command continues from the last checkpoint", file=sys.stderr)

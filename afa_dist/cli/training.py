@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afa_dist.address import is_address
 from afa_dist.cli.console import StageProgress, counted, pixels, say, training_table
 from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
@@ -79,7 +78,7 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
     total = total_steps(run, splits)
     if torchrun_size() == 1 and not directory.in_use():
         bring_up_to_date(run, splits, directory)
-    elsewhere = is_address(run.runs_dir) and torchrun_size() > 1  # then only some machines may know that it is finished
+    elsewhere = run.mirrored_to is not None and torchrun_size() > 1  # it may be here on some machines only, or in part
     recorded = directory.read_json("summary.json") if not elsewhere else None
     if recorded and (recorded["steps"] == total or recorded["stopped_early"]):
         if is_main_process():

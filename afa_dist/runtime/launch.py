@@ -66,7 +66,7 @@ def _show_here(run: TrainingRun, directory: RunDirectory) -> None:
         brought_here(below(run.runs_dir, run.name), checkpoints=False)
         directory.add_troubles(noted)
         put_files(run, directory, only=TROUBLES)
-    except TrainingError as error:
+    except (OSError, TrainingError) as error:
         warnings.warn(str(error), stacklevel=2)
 
 
@@ -108,7 +108,7 @@ def bring_up_to_date(run: TrainingRun, splits: DataSplits, directory: RunDirecto
         TrainingError: the mirror does not answer.
     """
     step = take_over(run, directory, OTHERS_SECONDS)
-    if step is None:
+    if step is None and not is_address(run.runs_dir):
         return
     if problems := [*directory.problems(run), *directory.data_problems(splits.fingerprint())]:
         raise UserError(problems)

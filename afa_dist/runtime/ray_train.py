@@ -184,7 +184,7 @@ class Groups:
         self.leaving |= set(outcome["leaving"])
         more = reason == MORE_ROOM
         if self.signalled() or ray.get_runtime_context().get_node_id() in self.leaving or not (more or self.leaving):
-            raise Stopped(reason)
+            raise Stopped(reason, outcome["lacking"])
         moved: Placement | None
         if more:
             moved = self.place(wanted=placement.workers + 1)
@@ -192,7 +192,7 @@ class Groups:
             nodes = wait_for_room(self.sizes, self._look, seconds=0, wanted=placement.workers)
             moved = self.sizes.place(nodes, self.cluster) if nodes else None
         if moved is None:
-            raise Stopped(reason)
+            raise Stopped(reason, outcome["lacking"])
         where = "" if more else "on the other nodes "
         warnings.warn(f"{reason}; all is saved, going on {where}with {_counted(moved.workers)}", stacklevel=2)
         return moved

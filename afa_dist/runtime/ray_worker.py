@@ -61,7 +61,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         warnings = Warnings(board.asked_to_stop, cluster=_preempted)
         return {"summary": train(run, splits, directory, world, board.row, warnings, board.trouble)}
     except Stopped as stopped:
-        return {"stopped": str(stopped), "leaving": _leaving_nodes()}
+        return {"stopped": str(stopped), "lacking": stopped.lacking, "leaving": _leaving_nodes()}
     except (TrainingError, UserError) as failure:
         return {"failure": str(failure)}
     finally:

@@ -188,7 +188,8 @@ def _alive_here(holder: dict[str, Any]) -> bool | None:
         return None
     try:
         process = psutil.Process(holder["pid"])
-        alive = process.create_time() == holder["began"] and process.status() != psutil.STATUS_ZOMBIE
+        # It is counted from the start of the machine, which corrections of the clock shift a little.
+        alive = abs(process.create_time() - holder["began"]) < 5 and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
         return False
     return bool(alive) and holder["pid"] != os.getpid()

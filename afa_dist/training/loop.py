@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -87,8 +86,7 @@ class Trainer:
         try:
             self.run_steps()
         except Stopped as stopped:
-            if lacking := self.storage.close():  # whoever goes on elsewhere must know
-                raise Stopped(f"{stopped} (saved on {socket.gethostname()}, but {lacking})") from stopped
+            stopped.lacking = self.storage.close()  # whoever goes on elsewhere must know
             raise
         finally:
             self.storage.close()

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -21,16 +21,14 @@ from afa_dist.distributed import beat
 from afa_dist.files import write_aside
 from afa_dist.training.checkpoint import MANIFEST, folder_name, step_of
 from afa_dist.training.checkpoint_store import CheckpointStore
-from afa_dist.training.run_dir import RESULTS
+from afa_dist.training.history import PROVENANCE
+from afa_dist.training.run_dir import FOLDERS, RESULTS
 
 LEASE = "lease.json"
-PROVENANCE = "provenance.json"
+CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 LOCAL_ONLY = ("lock", LEASE)
 """What is of no use elsewhere, and what lies there alone."""
-
-FOLDERS = ("model", "evaluation", "tensorboard")
-"""Of a run directory; others in it are run directories of their own."""
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems on which a file appears when it is all written, and folders are but parts of names."""
@@ -54,6 +52,10 @@ class Mirror:
         self.place = without_options(address)
         self._sent: dict[Path, tuple[int, int]] = {}
         """Time and size of files when they were copied."""
+
+    def local_folder(self) -> Path | None:
+        """The folder, if it is one of this machine."""
+        return Path(self.root) if self.filesystem.type_name == "local" else None
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, ascending."""
@@ -108,7 +110,7 @@ class Mirror:
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self._path(name))
 
-    def put_files(self, directory: Path, only: str = "") -> None:
+    def put_files(self, directory: Path, only: str = "", without: Collection[str] = ()) -> None:
         """Copy everything but checkpoints, or the one file."""
         found = [file for file in directory.iterdir() if file.is_file()]
         for folder in FOLDERS:
@@ -118,15 +120,22 @@ class Mirror:
             with contextlib.suppress(FileNotFoundError):  # it is gone again
                 state = file.stat()
                 new = self._sent.get(file) != (state.st_mtime_ns, state.st_size)
-                if new and _copied(name) and file.is_file() and only in ("", str(name)):
+                if new and is_copied(name) and file.is_file() and only in ("", str(name)) and str(name) not in without:
                     self._put(file, PurePosixPath(name.as_posix()))
                     self._sent[file] = (state.st_mtime_ns, state.st_size)
 
-    def put_checkpoint(self, folder: Path) -> None:
-        """Copy one checkpoint, its manifest last; what is left there of an attempt that was cut off goes first."""
+    def put_checkpoint(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Copy one checkpoint, its manifest last; what is left there of an attempt that was cut off goes first.
+
+        check: called before each change, to raise if the mirror is not ours to change any more.
+        """
         target = PurePosixPath("checkpoints") / folder.name
+        files = sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST)
+        check()
+        self.delete(str(target / MANIFEST))
         self._delete_folder(target)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
+        for file in files:
+            check()
             self._put(file, target / file.name)
 
     def keep_only(self, steps: set[int]) -> None:
@@ -139,29 +148,45 @@ class Mirror:
         for folder in {name.parent for name in found}:
             self._delete_folder(folder)
 
-    def get_files(self, directory: Path, without: Collection[str] = (), all_anew: bool = True) -> None:
-        """Copy everything but checkpoints here, or what looks as if it had changed since it was."""
+    def get_files(self, directory: Path, without: Collection[str] = (), all_anew: bool = True) -> list[str]:
+        """Copy everything but checkpoints here, or what looks as if it had changed since it was; returns all names."""
+        names = []
         for name, info in self._files(""):
             target = directory / name
-            if _copied(name) and str(name) not in without and (all_anew or not _is_copy(target, info)):
+            if not is_copied(name) or str(name) in without:
+                continue
+            if all_anew or not _is_copy(target, info):
                 self._get(name, target)
                 os.utime(target, ns=(info.mtime_ns, info.mtime_ns))
+            names.append(str(name))
+        return names
 
     def get_file(self, name: str, directory: Path) -> None:
         """Copy one file here, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self._get(PurePosixPath(name), directory / name)
 
-    def get_checkpoint(self, step: int, store: CheckpointStore) -> None:
-        """Copy one checkpoint here; it appears when it is all there, and is not verified before it is loaded."""
+    def get_checkpoint(self, step: int, store: CheckpointStore) -> bool:
+        """Copy one checkpoint here; it appears when it is all there, and is not verified before it is loaded.
+
+        Returns whether it was still there: whoever works on the run may delete it meanwhile.
+        """
         target = store.path(step)
-        aside = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        for name, _ in self._files(f"checkpoints/{target.name}"):
-            if not name.name.startswith("."):
-                self._get(name, aside / name.name)
-        shutil.rmtree(target, ignore_errors=True)
+        aside, old = (target.with_name(f".{target.name}.{what}") for what in ("tmp", "old"))
+        for folder in (aside, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for name, _ in self._files(f"checkpoints/{target.name}"):
+                if not name.name.startswith("."):
+                    self._get(name, aside / name.name)
+        if not (aside / MANIFEST).exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            return False
+        if target.exists():
+            target.replace(old)
         aside.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+        return True
 
     def _path(self, name: str) -> str:
         return str(PurePosixPath(self.root) / name)
@@ -212,7 +237,8 @@ class Mirror:
         write_aside(target, write)
 
 
-def _copied(name: PurePath) -> bool:
+def is_copied(name: PurePath) -> bool:
+    """Whether a file with that name in a run directory is copied with those that are no checkpoints."""
     if name.name.startswith("."):
         return False
     return name.parts[0] in FOLDERS or (len(name.parts) == 1 and name.name not in LOCAL_ONLY)

@@ -11,6 +11,7 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -18,9 +19,9 @@ from afa_dist.address import below, is_address
 from afa_dist.config import BaseRun
 from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.files import exclusive
-from afa_dist.training.exchange import bring_down, copy_up, is_behind
+from afa_dist.training.exchange import bring_down, copy_up
 from afa_dist.training.lease import Claim
-from afa_dist.training.mirror import PROVENANCE, Mirror
+from afa_dist.training.mirror import Mirror
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.same_run import other_run_problems
 
@@ -42,6 +43,9 @@ def mirror_problems(run: BaseRun) -> Iterator[Problem]:
 
     try:
         mirror = Mirror(address)
+        if (folder := mirror.local_folder()) is not None and _overlap(folder, RunDirectory.of(run).path):
+            yield Problem(mirror_option(run), f"{run.mirrored_to} is where the run itself is; choose another place")
+            return
         if mirror.has_results():
             recorded = yaml.safe_load(mirror.read_text("config.yaml"))
             if isinstance(recorded, dict):
@@ -50,6 +54,11 @@ def mirror_problems(run: BaseRun) -> Iterator[Problem]:
                 yield Problem("name", f"{mirror.place} exists and holds no run; choose another name")
     except (*UNANSWERED, yaml.YAMLError) as error:
         yield Problem(mirror_option(run), f"{run.mirrored_to} cannot be used: {words(error)}")
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def mirror_option(run: BaseRun) -> str:
@@ -73,10 +82,11 @@ def take_over(run: BaseRun, directory: RunDirectory, patience_seconds: float) ->
         mirror = Mirror(address)
         known, own = mirror.run_id(), directory.run_id
         if not known:
-            if is_address(run.runs_dir) and directory.has_results():
+            if is_address(run.runs_dir) and directory.checkpoints.steps():
                 what = f"{mirror.place} is empty; going on from its working copy {directory.path}"
                 warnings.warn(f"{what} (to start over, remove that too)", stacklevel=3)
-            mirror.get_files(directory.path, all_anew=False)  # what is no training has no identity
+            if not directory.has_results():
+                mirror.get_files(directory.path)  # an evaluation: it has no identity
             return None
         if own and own != known:
             _give_way(run, directory, mirror)
@@ -117,10 +127,13 @@ def complete(run: BaseRun, directory: RunDirectory, claim: Claim | None = None) 
         return
     try:
         mirror = Mirror(address)
-        copy_up(mirror, directory, check=partial(claim.check, mirror) if claim else lambda: None)
+        damaged = copy_up(mirror, directory, check=partial(claim.check, mirror) if claim else lambda: None)
     except UNANSWERED as error:
         what = f"the run is complete in {directory.path}, {run.mirrored_to} is not: {words(error)}"
         raise TrainingError(f"{what}. The same command copies the rest") from error
+    if damaged:
+        which = ", ".join(map(str, damaged))
+        raise TrainingError(f"checkpoints in {directory.path} are damaged and were not copied (steps {which})")
 
 
 def is_complete(run: BaseRun, directory: RunDirectory) -> bool:
@@ -164,11 +177,10 @@ def _fetch(mirror: Mirror, directory: RunDirectory, checkpoints: bool) -> None:
     if own and known and own != known:
         _set_aside(directory)
     directory.path.mkdir(exist_ok=True)
-    if known and checkpoints:
-        bring_down(mirror, directory)
-    elif not known or is_behind(directory, mirror):
-        # Without provenance the directory stays behind, and the checkpoints can still be fetched.
-        mirror.get_files(directory.path, without=(PROVENANCE,) if known else (), all_anew=False)
+    if known:
+        bring_down(mirror, directory, checkpoints)
+    else:
+        mirror.get_files(directory.path, all_anew=False)  # a model, or an evaluation
 
 
 @contextlib.contextmanager

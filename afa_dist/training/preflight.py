@@ -30,7 +30,8 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
 
 def directory_problems(run: TrainingRun) -> Iterator[Problem]:
     """Mistakes that show in the run directory and in the one this run starts from."""
-    yield from RunDirectory.of(run).problems(run)
+    if not is_address(run.runs_dir):  # else the copy here may be another run's, and gives way
+        yield from RunDirectory.of(run).problems(run)
     yield from mirror_problems(run)
     if isinstance(run, FinetuneRun):
         yield from _start_problems(run)

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError
 from afa_dist.files import write_json, write_text
 from afa_dist.training.checkpoint_store import CheckpointStore
+from afa_dist.training.history import History
 from afa_dist.training.same_run import other_run_problems
 
 OTHERS_SECONDS = 10.0
@@ -29,18 +30,21 @@ for a while, NFS 4 for 90 s."""
 
 TROUBLES = "troubles.jsonl"
 
+FOLDERS = ("model", "evaluation", "tensorboard")
+"""Of a run directory, beside checkpoints; others in it are run directories of their own."""
+
 RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation")
 """What a run leaves that another one must not be mixed with."""
 
 
-class RunDirectory:
+class RunDirectory(History):
     """`runs_dir/name`. Making the object touches nothing; `create` and the `write_` methods do.
 
     place: what people know it by: `path`, or the address whose working copy `path` is.
     """
 
     def __init__(self, path: Path, place: str = "") -> None:
-        self.path = path
+        super().__init__(path)
         self.place = place or str(path)
         self.checkpoints = CheckpointStore(path / "checkpoints")
 
@@ -93,31 +97,17 @@ class RunDirectory:
         if self.has_results() and self.last_start().get("data_fingerprint", fingerprint) != fingerprint:
             yield Problem("data", f"the images are not those that {self.place} was started with; choose another name")
 
-    def starts(self) -> list[dict[str, Any]]:
-        """Provenance of every start of the run, in their order."""
-        return list((self.read_json("provenance.json") or {"starts": []})["starts"])
-
-    def add_starts(self, starts: Sequence[Mapping[str, Any]]) -> None:
-        """Take in those of `starts`, made on other machines, that are not known here; they have trained nothing."""
-        own = self.starts()
-        if more := [start for start in starts if start.get("start") not in {known.get("start") for known in own}]:
-            write_json(self.path / "provenance.json", {"starts": [*own, *more]})
-
-    def trained(self) -> set[tuple[Any, ...]]:
-        """See `trained_in`."""
-        return trained_in(self.starts())
-
-    @property
-    def run_id(self) -> str:
-        """What this run's checkpoints are known by: the identity of its first start; empty where none was noted."""
-        return str((self.starts() or [{}])[0].get("start", ""))
-
-    def last_start(self) -> dict[str, Any]:
-        """Provenance of the last start; empty where there was none.
-
-        What it was started with is what its results are of: a start that would change that is refused if there are any.
-        """
-        return (self.starts() or [{}])[-1]
+    def set_aside_files(self, keep: Collection[str]) -> None:
+        """Move files that are not in `keep`, and no checkpoints, into a hidden folder: they are of another turn."""
+        files = [file for file in self.path.iterdir() if file.is_file()]
+        for folder in FOLDERS:
+            files += [file for file in (self.path / folder).rglob("*") if file.is_file()]
+        for file in files:
+            name = file.relative_to(self.path)
+            if str(name) not in {*keep, TROUBLES, "lock"} and not file.name.startswith("."):
+                target = self.path / ".aside" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
 
     @contextlib.contextmanager
     def locked(self, patience_seconds: float = 0.0) -> Iterator[None]:
@@ -184,22 +174,6 @@ class RunDirectory:
         write_text(self.path / "config.yaml", yaml.safe_dump(to_mapping(run), sort_keys=False))
         write_json(self.path / "provenance.json", {"starts": [*self.starts(), dict(provenance)]})
 
-    def add_seconds(self, seconds: float) -> None:
-        """Note that the present start has trained for `seconds` more."""
-        if starts := self.starts():
-            starts[-1]["seconds"] = round(starts[-1].get("seconds", 0.0) + seconds, 1)
-            write_json(self.path / "provenance.json", {"starts": starts})
-
-    def note_workers(self, step: int, workers: int) -> None:
-        """Note that from `step` on the present start computes with so many workers."""
-        if starts := self.starts():
-            starts[-1].setdefault("workers", []).append({"step": step, "workers": workers})
-            write_json(self.path / "provenance.json", {"starts": starts})
-
-    def seconds(self) -> float:
-        """Time trained in all starts together, as far as it was noted; steps repeated after a stop count twice."""
-        return round(sum(start.get("seconds", 0.0) for start in self.starts()), 1)
-
     def read_config(self) -> dict[str, Any]:
         """The recorded specification, or an empty mapping."""
         import yaml
@@ -208,13 +182,6 @@ class RunDirectory:
             return yaml.safe_load((self.path / "config.yaml").read_text()) or {}
         except FileNotFoundError:
             return {}
-
-    def read_json(self, name: str) -> Any:
-        """A JSON file of this directory, or None when there is none."""
-        try:
-            return json.loads((self.path / name).read_text())
-        except FileNotFoundError:
-            return None
 
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.path / name, value)
@@ -242,12 +209,3 @@ class RunDirectory:
         rows = [row for row in self.metrics() if row["step"] <= step]
         if self.metrics_file.exists():
             write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def trained_in(starts: Sequence[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
-    """Every time that workers began to train, as far as provenance tells: who knows of one more has newer results."""
-    found = set()
-    for start in starts:
-        for number, note in enumerate(start.get("workers", [])):
-            found.add((start.get("start"), number, note.get("step"), note.get("workers")))
-    return found

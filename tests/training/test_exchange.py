@@ -60,14 +60,28 @@ class World:
             take_over(self.run, directory, 1)
         return directory
 
-    def work(self, machine, steps, uploads, cut_after=None):
-        """One start, killed after so many steps. uploads: how many checkpoints get through to the store."""
+    def work(self, machine, steps, uploads, cut_after=None, finish=False):
+        """One start, killed after so many steps or finished. uploads: how many checkpoints get through to the store."""
         with contextlib.suppress(Cut):
-            directory = self.bring_down(machine, cut_after)
+            try:
+                directory = self.bring_down(machine, cut_after)
+            finally:
+                if self.directory(machine).has_results():  # the same command is not refused, wherever it was cut off
+                    assert not list(self.directory(machine).problems(self.run))
+            if directory.finished():
+                one_history(directory)
+                copy_up(Mirror(self.address), directory)
+                return
             self.starts += 1
             directory.create(self.run, {"start": f"start-{self.starts}"})
             mirroring.put_files(self.run, directory)
             self._train(directory, steps, uploads)
+            if finish and directory.checkpoints.steps():
+                step = directory.checkpoints.newest(directory.run_id).step
+                directory.rewind_metrics(step)
+                directory.write_json("summary.json", {"steps": step, "value": directory.metrics()[-1]["value"]})
+                if uploads > steps // EVERY:
+                    copy_up(Mirror(self.address), directory)
 
     def _train(self, directory, steps, uploads):
         store = directory.checkpoints
@@ -110,11 +124,14 @@ def one_history(directory):
     for step in directory.checkpoints.steps():
         if directory.checkpoints.is_whole(step):
             assert int(directory.checkpoints.load(step).model["value"]) == values[step]
+    if directory.finished():
+        assert directory.read_json("summary.json") == {"steps": max(values), "value": value}
+        assert directory.checkpoints.steps()[-1] == max(values)
 
 
 START = st.fixed_dictionaries(
     {"machine": st.integers(0, 1), "steps": st.integers(0, 7), "uploads": st.integers(0, 4)},
-    optional={"cut_after": st.integers(0, 12)},
+    optional={"cut_after": st.integers(0, 12), "finish": st.booleans()},
 )
 EVENT = st.one_of(START, START, st.tuples(st.integers(0, 1), st.integers(0, 1)), st.integers(0, 1))
 
@@ -144,6 +161,52 @@ def test_there_is_one_history_whatever_happens(events, tmp_path_factory):
             directory.rewind_metrics(saved)
             one_history(directory)
             assert directory.metrics()[-1]["step"] == saved
+
+
+def test_a_copy_fetched_while_the_run_goes_on_is_brought_up_to_date_later(world):
+    world.work(0, 4, uploads=9)
+    working = world.directory(0)
+    early = world.bring_down(1)
+    assert len(early.metrics()) == 4
+    claim, mirror = Claim.of(working), Mirror(world.address)
+    for step in (5, 6):
+        working.append_metrics({"step": step, "value": step, "start": 1})
+    tensors = {"value": torch.tensor(6)}
+    working.checkpoints.save(Checkpoint(6, tensors, tensors, {"best": None, "run": working.run_id}))
+    working.write_json("summary.json", {"steps": 6})
+    copy_up(mirror, working, check=lambda: claim.check(mirror))
+    late = world.bring_down(1)
+    assert late.metrics() == working.metrics()
+    assert late.finished()
+
+
+def test_a_summary_is_not_there_before_the_last_checkpoint(world, monkeypatch):
+    world.work(0, 4, uploads=9)
+    directory, mirror = world.directory(0), Mirror(world.address)
+    tensors = {"value": torch.tensor(6)}
+    directory.checkpoints.save(Checkpoint(6, tensors, tensors, {"best": None, "run": directory.run_id}))
+    directory.write_json("summary.json", {"steps": 6})
+    put = Mirror._put
+
+    def failing(self, source, target):
+        if source.suffix == ".safetensors":
+            raise OSError("no room for so much")
+        put(self, source, target)
+
+    monkeypatch.setattr(Mirror, "_put", failing)
+    with pytest.raises(OSError, match="no room"):
+        copy_up(mirror, directory)
+    assert not mirror.read_text("summary.json")
+    assert mirror.steps() == [2, 4]
+
+
+def test_a_mirror_that_was_cut_off_at_its_first_file_overwrites_nothing(world):
+    world.work(0, 6, uploads=0)
+    before = world.directory(0).metrics()
+    shutil.rmtree(world.folder / "store")
+    Mirror(world.address).write_text("metrics.jsonl", "")
+    with pytest.warns(UserWarning, match="is empty"):
+        assert world.bring_down(0).metrics() == before
 
 
 @pytest.fixture
@@ -182,6 +245,31 @@ def test_what_was_not_uploaded_gives_way_to_what_went_on_elsewhere(world):
     assert directory.checkpoints.steps() == [2, 4]
     assert directory.checkpoints.path(8).with_name("step-00000008.damaged").is_dir()  # nothing that was saved is deleted
     directory.rewind_metrics(4)
+    one_history(directory)
+
+
+def test_a_copy_that_worked_for_itself_twice_is_behind_one_that_the_store_knows(world):
+    world.work(0, 4, uploads=9)
+    world.work(1, 4, uploads=0)
+    world.directory(1).note_workers(8, 2)  # a second group of workers
+    world.work(0, 6, uploads=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        directory = world.bring_down(1)
+    assert directory.metrics() == world.directory(0).metrics()
+    one_history(directory)
+
+
+def test_the_end_of_a_turn_that_was_not_uploaded_is_no_end(world):
+    """Finished here while the store was away; the run went on elsewhere from what the store had."""
+    world.work(0, 6, uploads=1, finish=True)
+    assert world.directory(0).finished()
+    world.work(1, 2, uploads=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        directory = world.bring_down(0)
+    assert not directory.finished()
+    assert (directory.path / ".aside" / "summary.json").exists()
     one_history(directory)
 
 

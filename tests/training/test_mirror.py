@@ -117,11 +117,12 @@ def test_another_run_in_the_mirror_is_left_alone(undisturbed, tmp_path):
         ("nowhere://bucket/x", "nowhere"),
         ("plain/folder", "checkpoint.mirror"),
         ("s3://key:hidden@bucket/x", "holds a secret"),
+        ("file://{runs}", "is where the run itself is"),
         ("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http&region=us-east-1", "checkpoint.mirror"),
     ],
 )
 def test_what_cannot_be_a_mirror_is_said_before_anything_starts(mirror, words, tmp_path):
-    command = [*COMMAND, "--runs_dir", str(tmp_path), "--checkpoint.mirror", mirror, "--dry-run"]
+    command = [*COMMAND, "--runs_dir", str(tmp_path), "--checkpoint.mirror", mirror.format(runs=tmp_path), "--dry-run"]
     env = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
     assert done.returncode == 2, done.stderr
