@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,12 @@ from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job, whe
 from afa_dist.cli.titles import title_of
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.errors import Problem
+from afa_dist.errors import Problem, TrainingError
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluate import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.training.mirroring import complete, mirror_problems
-from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
+from afa_dist.training.mirroring import brought_here, complete
+from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems, own_problems
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.same_run import same_place
 
@@ -86,10 +87,13 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
         with collected(problems):
             if data not in splits:
                 splits[data] = load_splits(data)
+    if run.pretrain is not None:
+        with contextlib.suppress(TrainingError):  # what does not answer is reported below
+            brought_here(below(run.pretrain.runs_dir, run.pretrain.name), checkpoints=False)
     for stage, training_run in stages_of(run).items():
         if stage == "finetune" and run.pretrain is not None and not RunDirectory.of(run.pretrain).finished():
             # What it starts from is still to be made.
-            found = [*RunDirectory.of(training_run).problems(training_run), *mirror_problems(training_run)]
+            found = [*own_problems(training_run)]
         else:
             found = [*directory_problems(training_run)]
             if training_run.data in splits:
@@ -104,7 +108,7 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
             problems.append(Problem("evaluate.data", "has images of another size or other classes than finetune.data"))
     for stage in models_of(run).values():
         evaluation = evaluation_of(run, stage)
-        problems.extend(problem.under("evaluate") for problem in RunDirectory.of(evaluation).problems(evaluation))
+        problems.extend(problem.under("evaluate") for problem in own_problems(evaluation))
     raise_any(problems)
     return splits
 

@@ -91,10 +91,12 @@ def evaluate(
         complete(run, directory)
         return recorded
     directory.create(run, provenance(run.seed, test.fingerprint()))
+    model = model_folder(run.model)
+    model_sha256 = weights_hash(model)  # now, since a place elsewhere may not answer when all is done
     starts = list(shard_starts(len(test), run.shard_size))
     shards: list[ShardResult] = []
     on_shard(0, len(starts))
-    for shard in _shards(run, test, starts, placement, on_attack):
+    for shard in _shards(run, model, test, starts, placement, on_attack):
         shards.append(shard)
         on_shard(len(shards), len(starts))
     shards.sort(key=lambda shard: shard.start)
@@ -107,7 +109,7 @@ def evaluate(
         "attacks": list(run.attacks),
         "seed": run.seed,
         "model": run.model,
-        "model_sha256": weights_hash(model_folder(run.model)),
+        "model_sha256": model_sha256,
         "data_fingerprint": test.fingerprint(),
     }
     directory.write_json("evaluation/summary.json", summary)
@@ -116,18 +118,18 @@ def evaluate(
 
 
 def _shards(
-    run: EvaluateRun, test: ImageSet, starts: list[int], placement: Placement, on_attack: OnAttack
+    run: EvaluateRun, model: Path, test: ImageSet, starts: list[int], placement: Placement, on_attack: OnAttack
 ) -> Iterator[ShardResult]:
     if placement.workers == 0:
         torch.set_num_threads(placement.threads)
         keep_freed_memory()
-        evaluator = ShardEvaluator(run, model_folder(run.model), "cuda" if placement.gpu else "cpu", test)
+        evaluator = ShardEvaluator(run, model, "cuda" if placement.gpu else "cpu", test)
         for start in starts:
             yield evaluator.evaluate(start, on_attack)
         return
     from afa_dist.runtime.ray_evaluate import evaluate_on_ray  # imports Ray, after the session's settings
 
-    yield from evaluate_on_ray(run, test, model_folder(run.model), starts, placement)
+    yield from evaluate_on_ray(run, test, model, starts, placement)
 
 
 def check(run: EvaluateRun) -> ImageSet:

@@ -25,6 +25,7 @@ from afa_dist.training.mirroring import (
     put_files,
     take_over,
 )
+from afa_dist.training.preflight import other_start_problems
 from afa_dist.training.provenance import provenance
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import OTHERS_SECONDS, TROUBLES, RunDirectory
@@ -110,7 +111,10 @@ def bring_up_to_date(run: TrainingRun, splits: DataSplits, directory: RunDirecto
     step = take_over(run, directory, OTHERS_SECONDS)
     if step is None and not is_address(run.runs_dir):
         return
-    if problems := [*directory.problems(run), *directory.data_problems(splits.fingerprint())]:
+    problems = [*directory.problems(run), *directory.data_problems(splits.fingerprint())]
+    if isinstance(run, FinetuneRun):
+        problems += other_start_problems(run)
+    if problems:
         raise UserError(problems)
     if not is_address(run.runs_dir):
         warnings.warn(f"{directory.path} was brought to step {step} from its mirror in {run.mirrored_to}", stacklevel=2)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from afa_dist.training.history import PROVENANCE, notes_in
-from afa_dist.training.mirror import CONFIG, SUMMARY, Mirror
+from afa_dist.training.mirror import CONFIG, METRICS, SUMMARY, Mirror
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -40,13 +40,20 @@ def bring_down(mirror: Mirror, directory: RunDirectory, checkpoints: bool = True
     if behind:
         mirror.get_file(CONFIG, directory.path)
     fetched = checkpoints and _bring_checkpoints(mirror, directory, behind)
-    if behind:
+    if behind and not _is_finished_alike(mirror, directory):
         names = mirror.get_files(directory.path, without=(CONFIG, PROVENANCE))
         directory.set_aside_files(keep={*names, CONFIG, PROVENANCE})
         mirror.get_file(PROVENANCE, directory.path)
-    else:
+    elif not behind:
         directory.add_starts(mirror.starts())
     return max(mirror.steps(), default=None) if fetched else None
+
+
+def _is_finished_alike(mirror: Mirror, directory: RunDirectory) -> bool:
+    """Whether the run has ended there, and all but checkpoints was fetched since: provenance came last."""
+    summary = mirror.read_text(SUMMARY)
+    names = ((SUMMARY, summary), (PROVENANCE, mirror.read_text(PROVENANCE) if summary else ""))
+    return bool(summary) and all(directory.read_text(name) == text for name, text in names)
 
 
 def _bring_checkpoints(mirror: Mirror, directory: RunDirectory, behind: bool) -> bool:
@@ -57,17 +64,21 @@ def _bring_checkpoints(mirror: Mirror, directory: RunDirectory, behind: bool) ->
             store.set_aside(step)
             what = f"{store.path(step)} is not of the run as it went on elsewhere"
             warnings.warn(f"{what}; it is set aside", stacklevel=4)
-    newest = max((step for step in here if store.is_whole(step)), default=-1)
-    fetched = False
-    for step in there:
-        if step in here:
-            same = not behind or store.manifest(step) == mirror.manifest(step)
-            wanted = not (same and store.is_whole(step))
-        else:
-            wanted = behind or step > newest
-        if wanted:
-            fetched |= mirror.get_checkpoint(step, store)
-    return fetched
+    wanted = [step for step in there if _is_wanted(step, mirror, directory, behind)]
+    if wanted and not behind and max(wanted) > max((row["step"] for row in directory.metrics()), default=0):
+        mirror.get_file(METRICS, directory.path)  # this disk was set back: rows and checkpoints belong together
+    fetched = [mirror.get_checkpoint(step, store) for step in wanted]
+    return any(fetched)
+
+
+def _is_wanted(step: int, mirror: Mirror, directory: RunDirectory, behind: bool) -> bool:
+    """Whether the mirror's checkpoint is to be fetched."""
+    store = directory.checkpoints
+    here = store.steps()
+    if step in here:
+        same = not behind or store.manifest(step) == mirror.manifest(step)
+        return not (same and store.is_whole(step))
+    return behind or step > max((step for step in here if store.is_whole(step)), default=-1)
 
 
 def _held(step: int) -> AbstractContextManager[None]:

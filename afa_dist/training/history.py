@@ -20,6 +20,13 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def read_text(self, name: str) -> str:
+        """What a file of this directory says; empty where there is none."""
+        try:
+            return (self.path / name).read_text()
+        except FileNotFoundError:
+            return ""
+
     def read_json(self, name: str) -> Any:
         """A JSON file of this directory, or None when there is none."""
         try:

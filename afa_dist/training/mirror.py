@@ -25,7 +25,7 @@ from afa_dist.training.history import PROVENANCE
 from afa_dist.training.run_dir import FOLDERS, RESULTS
 
 LEASE = "lease.json"
-CONFIG, SUMMARY = "config.yaml", "summary.json"
+CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 
 LOCAL_ONLY = ("lock", LEASE)
 """What is of no use elsewhere, and what lies there alone."""

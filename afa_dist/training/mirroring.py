@@ -21,7 +21,7 @@ from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.files import exclusive
 from afa_dist.training.exchange import bring_down, copy_up
 from afa_dist.training.lease import Claim
-from afa_dist.training.mirror import Mirror
+from afa_dist.training.mirror import SUMMARY, Mirror
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.same_run import other_run_problems
 
@@ -103,7 +103,7 @@ def _give_way(run: BaseRun, directory: RunDirectory, mirror: Mirror) -> None:
 
 
 def put_files(run: BaseRun, directory: RunDirectory, only: str = "") -> None:
-    """Copy everything but checkpoints, or one file, to the mirror, if there is one.
+    """Copy everything but checkpoints and what says that the run is finished, or one file, to the mirror, if there is one.
 
     Raises:
         TrainingError: it cannot be reached, or not be written to.
@@ -111,7 +111,7 @@ def put_files(run: BaseRun, directory: RunDirectory, only: str = "") -> None:
     address = mirror_address(run)
     try:
         if address is not None:
-            Mirror(address).put_files(directory.path, only)
+            Mirror(address).put_files(directory.path, only, without=(SUMMARY,))
     except UNANSWERED as error:
         raise TrainingError(f"{run.mirrored_to} cannot be written to: {words(error)}") from error
 

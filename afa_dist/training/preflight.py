@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 from afa_dist.address import is_address
-from afa_dist.config import FinetuneRun, TrainingRun
+from afa_dist.config import BaseRun, FinetuneRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, TrainingError, UserError
@@ -25,17 +25,24 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
         yield Problem("schedule.batch_size", f"{batch} is more than the {images} training images; use at most {images}")
     if run.validation.patience and not len(splits.held_out):
         yield Problem("validation.patience", "needs held-out images to stop by; set data.held_out, or patience 0")
-    yield from RunDirectory.of(run).data_problems(splits.fingerprint())
+    if not is_address(run.runs_dir):  # see `own_problems`
+        yield from RunDirectory.of(run).data_problems(splits.fingerprint())
+
+
+def own_problems(run: BaseRun) -> Iterator[Problem]:
+    """Mistakes that show in the run directory, or at its address; a copy here that is another run's gives way."""
+    directory = RunDirectory.of(run)
+    yield from directory.place_problems(run) if is_address(run.runs_dir) else directory.problems(run)
+    yield from mirror_problems(run)
 
 
 def directory_problems(run: TrainingRun) -> Iterator[Problem]:
     """Mistakes that show in the run directory and in the one this run starts from."""
-    if not is_address(run.runs_dir):  # else the copy here may be another run's, and gives way
-        yield from RunDirectory.of(run).problems(run)
-    yield from mirror_problems(run)
+    yield from own_problems(run)
     if isinstance(run, FinetuneRun):
         yield from _start_problems(run)
-        yield from _other_start_problems(run)
+        if not is_address(run.runs_dir):
+            yield from other_start_problems(run)
 
 
 def _start_problems(run: FinetuneRun) -> Iterator[Problem]:
@@ -55,7 +62,7 @@ def _start_problems(run: FinetuneRun) -> Iterator[Problem]:
             yield Problem("init", f"{run.init} is not a finished training run (it has no summary.json); finish it first")
 
 
-def _other_start_problems(run: FinetuneRun) -> Iterator[Problem]:
+def other_start_problems(run: FinetuneRun) -> Iterator[Problem]:
     """Whether `init` holds other weights than those that the run in the directory was started from."""
     directory = RunDirectory.of(run)
     recorded = directory.last_start().get("init_sha256") if directory.has_results() else None

@@ -68,16 +68,21 @@ class RunDirectory(History):
     def problems(self, run: BaseRun) -> Iterator[Problem]:
         """Why `run` cannot use this directory: no place for it, or it holds another run, or something else."""
         if not self.path.exists():
-            parent = next(folder for folder in self.path.parents if folder.exists())
-            if not parent.is_dir() or not os.access(parent, os.W_OK):
-                instead = "set XDG_CACHE_HOME" if is_address(run.runs_dir) else "choose another runs_dir"
-                yield Problem("runs_dir", f"{parent} is not a folder that can be written to; {instead}")
+            yield from self.place_problems(run)
             return
         if not self.path.is_dir() or (self._foreign() and not is_address(run.runs_dir)):
             yield Problem("name", f"{self.path} exists and is not a run directory; choose another name")
             return
         if self.has_results():
             yield from other_run_problems(self.read_config(), run, self.place)
+
+    def place_problems(self, run: BaseRun) -> Iterator[Problem]:
+        """Whether there is no place for the directory, if it does not exist."""
+        if not self.path.exists():
+            parent = next(folder for folder in self.path.parents if folder.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                instead = "set XDG_CACHE_HOME" if is_address(run.runs_dir) else "choose another runs_dir"
+                yield Problem("runs_dir", f"{parent} is not a folder that can be written to; {instead}")
 
     def _foreign(self) -> bool:
         """Whether the folder holds something, and that is no run; one that was only locked is as good as empty."""

@@ -273,6 +273,25 @@ def test_the_end_of_a_turn_that_was_not_uploaded_is_no_end(world):
     one_history(directory)
 
 
+def test_a_disk_that_was_set_back_gets_the_rows_of_what_it_fetches(world):
+    """Restored from a backup: this copy worked last, and knows less than the store."""
+    world.work(0, 4, uploads=9)
+    backup = world.folder / "backup"
+    shutil.copytree(world.directory(0).path, backup)
+    directory = world.directory(0)
+    value = directory.metrics()[-1]["value"]
+    for step in range(5, 9):
+        value = (value * 31 + 1) % 1_000_003
+        directory.append_metrics({"step": step, "value": value, "start": 1})
+        tensors = {"value": torch.tensor(value)}
+        directory.checkpoints.save(Checkpoint(step, tensors, tensors, {"best": None, "run": directory.run_id}))
+    copy_up(Mirror(world.address), directory)
+    shutil.rmtree(directory.path)
+    backup.rename(directory.path)
+    assert world.bring_down(0).checkpoints.steps()[-1] == 8
+    one_history(world.directory(0))
+
+
 def test_checkpoints_that_are_damaged_here_come_from_the_store(world):
     world.work(0, 4, uploads=9)
     for which in (0, 1):

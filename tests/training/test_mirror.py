@@ -27,7 +27,11 @@ def run(folder, mirror, *options):
 
 def content(folder):
     """Hashes of what must be alike here and in the mirror."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "lock" and file.suffix != ".damaged"]
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "lock" and file.name[0] != "." and file.suffix != ".damaged"
+    ]
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
 

@@ -128,10 +128,21 @@ def test_the_store_is_lost_in_mid_run_and_comes_back_empty(undisturbed, tmp_path
         store.stop()
 
 
+def test_a_warning_while_the_store_is_away_says_where_the_last_steps_are(tmp_path):
+    store = ObjectStore(tmp_path)
+    process = start(store.address("away"), tmp_path / "machine", *EVERY_STEP, "--schedule.epochs", "400")
+    store.wait_for("away/run/checkpoints", "manifest.json", 1)
+    store.stop()
+    process.send_signal(signal.SIGTERM)
+    code, _, err = ended(process)
+    assert code == 75
+    assert "stopped by SIGTERM, all is saved here, but s3://bucket/away/run lacks step" in err
+
+
 def test_an_old_working_copy_gives_way_to_another_run(store, tmp_path):
-    """The run was removed from the store, and begun anew on another machine."""
+    """The run was removed from the store, and begun anew on another machine, with other options and images."""
     address = store.address("anew")
-    assert run(address, tmp_path / "one")[0] == 0
+    assert run(address, tmp_path / "one", "--seed", "1", "--data.train_limit", "280")[0] == 0
     store.filesystem().delete_dir("bucket/anew/run")
     assert run(address, tmp_path / "two")[0] == 0
     code, out, err = run(address, tmp_path / "one")
