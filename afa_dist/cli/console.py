@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from afa_dist.config.attack_names import STANDARD
 from afa_dist.data.decode import progress_to
 from afa_dist.evaluation.summary import wilson_interval
 from afa_dist.runtime.placement import is_main_process
@@ -172,7 +173,8 @@ def training_table(summary: Mapping[str, Any]) -> Table:
 
 def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Accuracies of evaluated models side by side in per cent, each with its 95 % interval."""
-    names: Sequence[str] = ["clean", *next(iter(models.values()))["attacks"]]
+    attacks = next(iter(models.values()))["attacks"]
+    names = ["clean", *(name for attack in attacks for name in (STANDARD if attack == "standard" else (attack,)))]
     table = Table("model", *names, title=title, title_justify="left")
     for model, summary in models.items():
         cells = []

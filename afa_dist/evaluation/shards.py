@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from afa_dist.attacks import Ball, attack_mode, cross_entropy, pgd
+from afa_dist.attacks import Ball, attack_mode, cross_entropy, margin, pgd, scaled_cross_entropy
 from afa_dist.config.attack_names import PgdName, parse_attack, single_attacks
 from afa_dist.data.image_set import ImageSet
 from afa_dist.distributed import SLICE, SlicedRandom, derive_seed
@@ -100,18 +100,20 @@ def _broken(
     key: tuple[int | str, ...],
     start: int,
 ) -> list[int]:
-    """Indices among `standing_S` that PGD on the cross-entropy breaks, at any step of any restart."""
+    """Indices among `standing_S` that PGD breaks, at any step of any restart."""
     broken: list[int] = []
     for restart in range(attack.restarts):
         if len(standing_S) == 0:
             break
         random = SlicedRandom(*key, restart, start=start, count=len(x_NCHW), device=x_NCHW.device)
         begin = ball.random_start(x_NCHW, random)[standing_S]
-        fell_S = _attack_once(net, x_NCHW[standing_S], y_N[standing_S], attack.steps, ball, begin)
+        fell_S = _attack_once(net, x_NCHW[standing_S], y_N[standing_S], attack, ball, begin)
         broken.extend(standing_S[fell_S].tolist())
         standing_S = standing_S[~fell_S]
     return broken
 
+
+_MAXIMISED = {"pgd": cross_entropy, "margin": margin, "scaled": scaled_cross_entropy}
 
 TOLERANCE = 1e-5
 """How far outside the ball rounding may put an image that still counts as attacked within it."""
@@ -126,15 +128,16 @@ def _misclassified(net: nn.Module, x_adv: torch.Tensor, x: torch.Tensor, y: torc
 
 
 def _attack_once(
-    net: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, ball: Ball, begin: torch.Tensor
+    net: nn.Module, x: torch.Tensor, y: torch.Tensor, attack: PgdName, ball: Ball, begin: torch.Tensor
 ) -> torch.Tensor:
     """Which images are misclassified at some iterate (the logits are at hand, so every one of them counts)."""
     fell_S = torch.zeros_like(y, dtype=torch.bool)
+    maximised, steps = _MAXIMISED[attack.objective], attack.steps
 
     def objective(x_adv: torch.Tensor) -> torch.Tensor:
         logits = net(x_adv)
         fell_S.logical_or_(logits.detach().argmax(dim=1) != y)
-        return cross_entropy(logits, y)
+        return maximised(logits, y)
 
     # 2.5 eps / steps (Madry et al., 1706.06083): every start can reach every border of the ball and return.
     x_adv = pgd(objective, x, ball, steps=steps, step_size=2.5 * ball.eps / steps, start=begin)

@@ -47,7 +47,7 @@ def summarise(shards: Sequence[ShardResult], attacks: Sequence[str]) -> dict[str
     for name in single_attacks(attacks):
         right -= broken_by.count(name)
         result[name] = accuracy(right, images)
-    if "autoattack" in attacks:
+    if {"autoattack", "standard"} & set(attacks):
         result["autoattack"] = result[AUTOATTACK[-1]]
     return {
         "accuracies": result,

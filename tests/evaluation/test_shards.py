@@ -13,7 +13,7 @@ from torch import nn
 
 from afa_dist.attacks import Ball, attack_mode
 from afa_dist.config import DataConfig
-from afa_dist.config.attack_names import AUTOATTACK
+from afa_dist.config.attack_names import AUTOATTACK, STANDARD
 from afa_dist.data.catalogue import load_part
 from afa_dist.evaluation.shards import STANDING, evaluate_shard, shard_starts
 from afa_dist.evaluation.summary import summarise, wilson_interval, write_per_image
@@ -54,6 +54,39 @@ def test_accuracy_counts_images_right_clean_and_under_every_attack(trained, digi
     assert summary["clean"]["accuracy"] > summary["pgd-5"]["accuracy"] > summary["pgd-10x3"]["accuracy"]
     alone = summarise(evaluate(trained, digits.test, 368, attacks=("pgd-10x3",)), ("pgd-10x3",))["accuracies"]
     assert alone["pgd-10x3"]["right"] >= summary["pgd-10x3"]["right"]
+
+
+class Times(nn.Module):
+    """A network whose logits are multiplied: the same answers, other gradients."""
+
+    def __init__(self, net, factor):
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x):
+        return self.net(x) * self.factor
+
+
+def test_logits_that_are_huge_fool_the_cross_entropy_and_not_the_margin(trained, digits):
+    """The softmax saturates in float32, and its gradient is zero; the margin's is not."""
+    few = digits.test.subset(np.arange(96))
+    plain = {name: evaluate(trained, few, 96, attacks=(name,))[0].broken_by_N.count(name) for name in OBJECTIVE_NAMES}
+    huge = {
+        name: evaluate(Times(trained, 1e4), few, 96, attacks=(name,))[0].broken_by_N.count(name) for name in OBJECTIVE_NAMES
+    }
+    assert min(plain.values()) > 10
+    assert huge["margin-20"] == plain["margin-20"]
+    assert huge["pgd-20"] < plain["pgd-20"] / 2
+
+
+OBJECTIVE_NAMES = ("pgd-20", "margin-20", "scaled-20")
+
+
+def test_the_standard_attacks_are_run_one_by_one(quick, few):
+    summary = summarise(evaluate(quick, few, 64, attacks=("standard",)), ("standard",))["accuracies"]
+    assert list(summary) == ["clean", *STANDARD, "autoattack"]
+    right = [entry["right"] for entry in summary.values()]
+    assert right == sorted(right, reverse=True)
 
 
 def test_eps_zero_is_clean_accuracy_and_a_huge_eps_breaks_everything(trained, digits):
