@@ -32,6 +32,7 @@ class Board:
 
     def __init__(self, start: str) -> None:
         self._start = start
+        self._closed = threading.Event()
         self._groups = 0
         self._asked: set[str] = set()
 
@@ -45,8 +46,9 @@ class Board:
             while not over:
                 over = ended.wait(2 * POLL_SECONDS)
                 with _unanswered():
-                    for row in self._take("row"):
-                        on_row(row)
+                    for rows in self._take("rows"):
+                        for row in rows:
+                            on_row(row)
 
         thread = threading.Thread(target=work, name="afa-dist-rows", daemon=True)
         thread.start()
@@ -54,6 +56,8 @@ class Board:
             yield
         finally:
             ended.set()
+            thread.join(LAST_WORDS_SECONDS)
+            self._closed.set()  # a call that is under way when Ray is shut down ends the process
             thread.join(LAST_WORDS_SECONDS)
 
     def ask_to_stop(self, group: str, reason: str) -> None:
@@ -82,6 +86,8 @@ class Board:
     def _take(self, kind: str) -> list[Any]:
         found = []
         for key in sorted(_keys(f"{self._start}/{kind}/")):
+            if self._closed.is_set():
+                break
             found.append(_get(key))
             _delete(key)
         return found
@@ -127,9 +133,11 @@ class WorkerBoard:
             with _unanswered():
                 self._asked = self._asked or str(_get(f"{self._start}/stop/{self._group}") or "")
             with contextlib.suppress(queue.Empty):
-                row = self._rows.get(timeout=POLL_SECONDS)
+                rows = [self._rows.get(timeout=POLL_SECONDS)]
+                while not self._rows.empty():  # together: on a busy machine the driver could not keep up with each
+                    rows.append(self._rows.get())
                 with _unanswered():
-                    _put(f"{self._start}/row/{_now()}", row)
+                    _put(f"{self._start}/rows/{_now()}", rows)
 
 
 _PREFIX = "afa-dist/"
