@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rich.table import Table
 
 from afa_dist.address import below, is_address, runs_root
@@ -23,8 +22,7 @@ from afa_dist.cli.job import parse_arguments, run_job
 from afa_dist.config.drill import DrillRun
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import sha256, write_json
-from afa_dist.training.mirror import Mirror
-from afa_dist.training.mirroring import words
+from afa_dist.training.mirror import UNANSWERED, Mirror, words
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import RunDirectory
 
@@ -67,7 +65,7 @@ def _check_store(run: DrillRun, store: str) -> None:
     try:
         mirror = Mirror(below(store, run.name))
         empty = mirror.is_empty()
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except UNANSWERED as error:
         raise UserError.one("store", f"{store} cannot be used: {words(error)}") from error
     if not empty:
         raise UserError.one("name", f"{mirror.place} exists; a drill starts from nothing: choose another name")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afa_dist.config.attack_names import AUTOATTACK, single_attacks
+from afa_dist.config.attack_names import AUTOATTACK, GROUPS, single_attacks
 from afa_dist.evaluation.shards import STANDING, ShardResult
 from afa_dist.files import write_aside
 
@@ -47,7 +47,7 @@ def summarise(shards: Sequence[ShardResult], attacks: Sequence[str]) -> dict[str
     for name in single_attacks(attacks):
         right -= broken_by.count(name)
         result[name] = accuracy(right, images)
-    if {"autoattack", "standard"} & set(attacks):
+    if GROUPS.keys() & set(attacks):  # each ends with AutoAttack
         result["autoattack"] = result[AUTOATTACK[-1]]
     return {
         "accuracies": result,

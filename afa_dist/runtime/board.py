@@ -94,7 +94,7 @@ class Board:
 
 
 class WorkerBoard:
-    """A worker's side; the main worker also listens. Nothing of it waits for the head of the cluster."""
+    """A worker's side; the main worker also listens. Nothing of it waits long for the head of the cluster."""
 
     def __init__(self, start: str, group: str, listens: bool) -> None:
         self._start = start

@@ -30,8 +30,7 @@ from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.ray_worker import work
 from afa_dist.runtime.sharing import share
-from afa_dist.training.mirror import Mirror
-from afa_dist.training.mirroring import UNANSWERED, words
+from afa_dist.training.mirror import UNANSWERED, Mirror, words
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Source, heed_signals

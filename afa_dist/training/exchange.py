@@ -64,21 +64,19 @@ def _bring_checkpoints(mirror: Mirror, directory: RunDirectory, behind: bool) ->
             store.set_aside(step)
             what = f"{store.path(step)} is not of the run as it went on elsewhere"
             warnings.warn(f"{what}; it is set aside", stacklevel=4)
-    wanted = [step for step in there if _is_wanted(step, mirror, directory, behind)]
+    whole = {step for step in here if store.is_whole(step)}
+    newest = max(whole, default=-1)
+    wanted = []
+    for step in there:
+        if step in here:
+            same = not behind or store.manifest(step) == mirror.manifest(step)
+            wanted += [] if same and step in whole else [step]
+        elif behind or step > newest:
+            wanted.append(step)
     if wanted and not behind and max(wanted) > max((row["step"] for row in directory.metrics()), default=0):
         mirror.get_file(METRICS, directory.path)  # this disk was set back: rows and checkpoints belong together
     fetched = [mirror.get_checkpoint(step, store) for step in wanted]
     return any(fetched)
-
-
-def _is_wanted(step: int, mirror: Mirror, directory: RunDirectory, behind: bool) -> bool:
-    """Whether the mirror's checkpoint is to be fetched."""
-    store = directory.checkpoints
-    here = store.steps()
-    if step in here:
-        same = not behind or store.manifest(step) == mirror.manifest(step)
-        return not (same and store.is_whole(step))
-    return behind or step > max((step for step in here if store.is_whole(step)), default=-1)
 
 
 def _held(step: int) -> AbstractContextManager[None]:

@@ -18,11 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pyarrow as pa
-
 from afa_dist.address import without_options
 from afa_dist.errors import TrainingError, UserError
-from afa_dist.training.mirror import LEASE, Mirror
+from afa_dist.training.mirror import LEASE, UNANSWERED, Mirror, words
 from afa_dist.training.run_dir import RunDirectory
 
 BEAT_SECONDS = 10.0
@@ -62,10 +60,10 @@ class Lease:
             self._claim = Claim(self.start, frozenset(ids_of(self.mirror.starts())))
         except UserError:
             raise
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except UNANSWERED as error:
             if self.needed:
                 where = without_options(self.address)
-                raise TrainingError(f"{where} cannot be used: {' '.join(str(error).split())[:300]}") from error
+                raise TrainingError(f"{where} cannot be used: {words(error)}") from error
             return self
         self._thread.start()
         return self
@@ -77,7 +75,7 @@ class Lease:
         try:
             if self._thread.ident is not None and holder_of(self.mirror) == self.start:
                 self.mirror.delete(LEASE)
-        except (OSError, ValueError, pa.ArrowException):
+        except UNANSWERED:
             return  # it will be found silent
         if self.lost:
             raise TrainingError(f"{self.mirror.place} was taken over by {self.lost} while this one was halted") from error
@@ -117,7 +115,7 @@ class Lease:
                     self.lost = who
                     return
                 self._write()
-            except (OSError, ValueError, pa.ArrowException):
+            except UNANSWERED:
                 continue  # it does not answer now; nobody else can take over then either
 
 

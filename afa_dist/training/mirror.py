@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from afa_dist.address import without_options
@@ -22,7 +23,7 @@ from afa_dist.files import write_aside
 from afa_dist.training.checkpoint import MANIFEST, folder_name, step_of
 from afa_dist.training.checkpoint_store import CheckpointStore
 from afa_dist.training.history import PROVENANCE
-from afa_dist.training.run_dir import FOLDERS, RESULTS
+from afa_dist.training.run_dir import FOLDERS, RESULTS, files_in
 
 LEASE = "lease.json"
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
@@ -34,6 +35,9 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems on which a file appears when it is all written, and folders are but parts of names."""
 
 CHUNK_BYTES = 8 << 20
+
+UNANSWERED = (OSError, ValueError, pa.ArrowException)
+"""What comes of a place that does not answer, or not with what is expected."""
 
 
 class Mirror:
@@ -112,15 +116,12 @@ class Mirror:
 
     def put_files(self, directory: Path, only: str = "", without: Collection[str] = ()) -> None:
         """Copy everything but checkpoints, or the one file."""
-        found = [file for file in directory.iterdir() if file.is_file()]
-        for folder in FOLDERS:
-            found += (directory / folder).rglob("*")
-        for file in sorted(found):
+        for file in files_in(directory):
             name = file.relative_to(directory)
             with contextlib.suppress(FileNotFoundError):  # it is gone again
                 state = file.stat()
                 new = self._sent.get(file) != (state.st_mtime_ns, state.st_size)
-                if new and is_copied(name) and file.is_file() and only in ("", str(name)) and str(name) not in without:
+                if new and is_copied(name) and only in ("", str(name)) and str(name) not in without:
                     self._put(file, PurePosixPath(name.as_posix()))
                     self._sent[file] = (state.st_mtime_ns, state.st_size)
 
@@ -235,6 +236,11 @@ class Mirror:
                     beat()
 
         write_aside(target, write)
+
+
+def words(error: Exception) -> str:
+    """What an error says, in one line that is not endless: object stores quote their requests."""
+    return " ".join(str(error).split())[:300]
 
 
 def is_copied(name: PurePath) -> bool:

@@ -13,20 +13,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
 from afa_dist.address import below, is_address
 from afa_dist.config import BaseRun
 from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.files import exclusive
 from afa_dist.training.exchange import bring_down, copy_up
 from afa_dist.training.lease import Claim
-from afa_dist.training.mirror import SUMMARY, Mirror
+from afa_dist.training.mirror import CONFIG, SUMMARY, UNANSWERED, Mirror, words
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.same_run import other_run_problems
-
-UNANSWERED = (OSError, ValueError, pa.ArrowException)
-"""What comes of a place that does not answer, or not with what is expected."""
 
 
 def mirror_address(run: BaseRun) -> str | None:
@@ -47,7 +42,7 @@ def mirror_problems(run: BaseRun) -> Iterator[Problem]:
             yield Problem(mirror_option(run), f"{run.mirrored_to} is where the run itself is; choose another place")
             return
         if mirror.has_results():
-            recorded = yaml.safe_load(mirror.read_text("config.yaml"))
+            recorded = yaml.safe_load(mirror.read_text(CONFIG))
             if isinstance(recorded, dict):
                 yield from other_run_problems(recorded, run, mirror.place)
             else:
@@ -149,7 +144,7 @@ def is_complete(run: BaseRun, directory: RunDirectory) -> bool:
         mirror, store = Mirror(address), directory.checkpoints
         here = {step: store.manifest(step) for step in store.steps()}
         there = {step: mirror.manifest(step) for step in mirror.steps()}
-        return here == there and mirror.read_text("summary.json") == (directory.path / "summary.json").read_text()
+        return here == there and mirror.read_text(SUMMARY) == directory.read_text(SUMMARY)
 
 
 def brought_here(place: str, checkpoints: bool = True) -> RunDirectory:
@@ -198,8 +193,3 @@ def _set_aside(directory: RunDirectory) -> None:
     directory.path.rename(aside)
     directory.path.mkdir()
     warnings.warn(f"{directory.place} is not the run that was worked on here; that is in {aside} now", stacklevel=4)
-
-
-def words(error: Exception) -> str:
-    """What an error says, in one line that is not endless: object stores quote their requests."""
-    return " ".join(str(error).split())[:300]

@@ -104,10 +104,7 @@ class RunDirectory(History):
 
     def set_aside_files(self, keep: Collection[str]) -> None:
         """Move files that are not in `keep`, and no checkpoints, into a hidden folder: they are of another turn."""
-        files = [file for file in self.path.iterdir() if file.is_file()]
-        for folder in FOLDERS:
-            files += [file for file in (self.path / folder).rglob("*") if file.is_file()]
-        for file in files:
+        for file in files_in(self.path):
             name = file.relative_to(self.path)
             if str(name) not in {*keep, TROUBLES, "lock"} and not file.name.startswith("."):
                 target = self.path / ".aside" / name
@@ -214,3 +211,9 @@ class RunDirectory(History):
         rows = [row for row in self.metrics() if row["step"] <= step]
         if self.metrics_file.exists():
             write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def files_in(path: Path) -> list[Path]:
+    """All files of the run directory `path`, but for checkpoints and other run directories in it."""
+    found = [*path.iterdir(), *(file for folder in FOLDERS for file in (path / folder).rglob("*"))]
+    return sorted(file for file in found if file.is_file())

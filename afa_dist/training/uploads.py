@@ -13,8 +13,7 @@ from afa_dist.address import without_options
 from afa_dist.errors import TrainingError
 from afa_dist.training.exchange import copy_up
 from afa_dist.training.lease import Claim
-from afa_dist.training.mirror import Mirror
-from afa_dist.training.mirroring import UNANSWERED, words
+from afa_dist.training.mirror import UNANSWERED, Mirror, words
 from afa_dist.training.run_dir import RunDirectory
 
 
