@@ -34,8 +34,10 @@ def parse(
 ) -> Arguments:
     """Read `argv`; mistakes are returned, not raised, so that they can be reported with those of the recipe."""
     parser = _parser(cls, program, description, stages)
-    known, rest = parser.parse_known_args(argv)
+    known, rest = parser.parse_known_args([_underscored(word) for word in argv])
     flags = {name: getattr(known, name) for name, _, _, _ in _flags(cls)}
+    switches = {name for name, hint, _, _ in _flags(cls) if strip_annotation(hint) is bool}
+    flags |= {name: "true" for name in switches if flags[name] is _MISSING}
     problems = [Problem(f"--{name}", "needs a value") for name, value in flags.items() if value is _MISSING]
     problems.extend(_leftover(rest, [f"--{name}" for name in flags] + ["--config", "--print-config", "--dry-run"]))
     if known.config is _MISSING:
@@ -46,6 +48,14 @@ def parse(
     config = known.config if isinstance(known.config, str) else None
     stage = known.stage if known.stage in stages else None
     return Arguments(config, overrides, known.print_config, known.dry_run, stage, tuple(problems))
+
+
+def _underscored(word: str) -> str:
+    """`--time-limit` for `--time_limit`: both are common, and options of a run have no dashes."""
+    flag, equals, value = word.partition("=")
+    if flag in ("--print-config", "--dry-run") or not flag.startswith("--"):
+        return word
+    return "--" + flag[2:].replace("-", "_") + equals + value
 
 
 def _parser(cls: type[Section], program: str, description: str, stages: Sequence[str]) -> argparse.ArgumentParser:

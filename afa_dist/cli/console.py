@@ -10,12 +10,20 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from afa_dist.config.attack_names import STANDARD
 from afa_dist.data.decode import progress_to
 from afa_dist.evaluation.summary import wilson_interval
+from afa_dist.evaluation.work import Progress as EvaluationState
 from afa_dist.runtime.placement import is_main_process
 
 LINE_SECONDS = 10.0
@@ -67,7 +75,7 @@ def duration(seconds: float) -> str:
 
 
 class StageProgress:
-    """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part` (evaluation)."""
+    """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part`."""
 
     def __init__(self, title: str, unit: str = "step", total: int | None = None) -> None:
         self.title = title
@@ -123,13 +131,6 @@ class StageProgress:
         """Show `text` beside the bar, on a terminal."""
         self._bar.update(self._task, note=text)
 
-    def on_attack(self, name: str, standing: int) -> None:
-        """Show the attack that begins within the present part."""
-        note = f"{name} on {standing} images"
-        self._bar.update(self._task, note=note)
-        if not self._terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._line(note)
-
     def _time_left(self, done: int, total: int) -> str:
         """ ", about 3 min left", by the speed since the first call; empty before there is one, and at the end."""
         now = time.monotonic()
@@ -143,6 +144,38 @@ class StageProgress:
     def _line(self, text: str) -> None:
         say(f"{self.title}: {text}")
         self._last_line = time.monotonic()
+
+
+class EvaluationProgress:
+    """Progress of an evaluation, by the time that it takes: use as a context manager, feed with `show`."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=out,
+            disable=not out.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=1.0, note="")
+
+    def __enter__(self) -> EvaluationProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, progress: EvaluationState) -> None:
+        left = f", about {duration(progress.seconds_left)} left" if progress.seconds_left else ""
+        self._bar.update(self._task, completed=progress.done, note=f"{progress.what}{left}")
+        if not out.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
+            say(f"{self.title}: {100 * progress.done:.0f} %, {progress.what}{left}")
+            self._last_line = time.monotonic()
 
 
 @contextlib.contextmanager
@@ -173,14 +206,25 @@ def training_table(summary: Mapping[str, Any]) -> Table:
 
 def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Accuracies of evaluated models side by side in per cent, each with its 95 % interval."""
-    attacks = next(iter(models.values()))["attacks"]
-    names = ["clean", *(name for attack in attacks for name in (STANDARD if attack == "standard" else (attack,)))]
-    table = Table("model", *names, title=title, title_justify="left")
-    for model, summary in models.items():
-        cells = []
-        for name in names:
-            entry = summary["accuracies"][name]
-            low, high = wilson_interval(entry["right"], entry["images"])
-            cells.append(f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        table.add_row(model, *cells)
+    names = ["clean", *next(iter(models.values()))["attacks"]]
+    if len(names) <= WIDEST:
+        table = Table("model", *names, title=title, title_justify="left")
+        for model, summary in models.items():
+            table.add_row(model, *(_accuracy(summary, name) for name in names))
+        return table
+    table = Table("under it and all above", *models, title=title, title_justify="left")
+    for name in names:
+        table.add_row(name, *(_accuracy(summary, name) for summary in models.values()))
+    table.add_section()
+    table.add_row("= all of them", *(summary["label"] for summary in models.values()))
     return table
+
+
+WIDEST = 4
+"""Accuracies that are put side by side; more are put below each other."""
+
+
+def _accuracy(summary: Mapping[str, Any], name: str) -> str:
+    entry = summary["accuracies"][name]
+    low, high = wilson_interval(entry["right"], entry["images"])
+    return f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -7,16 +7,17 @@ from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import StageProgress, accuracy_table, pixels, say
+from afa_dist.cli.console import EvaluationProgress, accuracy_table, counted, pixels, say
 from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, EvaluateRun
 from afa_dist.data.catalogue import load_part
-from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import Problem, UserError
-from afa_dist.models.export import load_classifier, read_config
+from afa_dist.errors import Problem, Stopped, UserError
+from afa_dist.evaluation.subject import is_foreign, load_subject, model_folder
+from afa_dist.models.export import read_config
 from afa_dist.runtime.cluster import preview, session
-from afa_dist.runtime.evaluate import check, evaluate, model_folder
+from afa_dist.runtime.evaluate import evaluate, so_far
+from afa_dist.runtime.evaluation_checks import Prepared, check
 
 
 def main(program: str, description: str) -> int:
@@ -40,7 +41,7 @@ def resolve(arguments: Arguments) -> tuple[type[EvaluateRun], dict[str, Any]]:
 def with_saved(values: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `values` over the data and threat model recorded with the model."""
     model = values.get("model")
-    if not isinstance(model, str) or not model:
+    if not isinstance(model, str) or not model or is_foreign(model):
         return dict(values)
     try:
         saved = read_config(model_folder(model))
@@ -55,7 +56,7 @@ def check_partly(values: Mapping[str, Any]) -> None:
     model, data = values.get("model"), values.get("data", {})
     if isinstance(model, str) and model:
         with collected(problems):
-            load_classifier(model_folder(model))
+            load_subject(model)
     try:
         config = build(DataConfig, data if isinstance(data, Mapping) else {})
     except UserError:
@@ -66,26 +67,45 @@ def check_partly(values: Mapping[str, Any]) -> None:
     raise_any(problems)
 
 
-def describe(run: EvaluateRun, test: ImageSet) -> None:
+def describe(run: EvaluateRun, prepared: Prepared) -> None:
     """Say what would run, and where."""
-    say(f"model: {model_folder(run.model)}")
-    say(f"data: {len(test)} {run.part} images of {run.data.name} in {-(-len(test) // run.shard_size)} shards")
-    say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}; attacks: {', '.join(run.attacks) or 'none'}")
+    images = len(prepared.test)
+    shards = -(-images // run.shard_size)
+    share = f", of which {len(run.shards_of(shards))} in this start" if run.shard else ""
+    say(f"model: {run.model if is_foreign(run.model) else model_folder(run.model)}")
+    say(f"data: {images} {run.part} images of {run.data.name} in {counted(shards, 'shard')}{share}")
+    say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}; attacks: {', '.join(run.single_attacks) or 'none'}")
     say(f"runs {preview(run.scaling)}")
     say(f"directory: {where_of(run)}")
 
 
-def execute(run: EvaluateRun, test: ImageSet) -> None:
-    """Evaluate and show the table."""
-    summary = measure(run, test, "evaluate")
-    say(accuracy_table({run.model: summary}, evaluation_title(run)))
+def execute(run: EvaluateRun, prepared: Prepared) -> None:
+    """Evaluate and show the table; one that is stopped shows what it has finished on all images."""
+    try:
+        summary = measure(run, prepared, "evaluate")
+    except Stopped:
+        if not run.shard and (summary := so_far(run, prepared)):
+            say(accuracy_table({run.model: summary}, f"not finished; upper bounds. {evaluation_title(run)}"))
+        raise
+    if run.shard:
+        done = f"{counted(summary['shards'], 'shard')} of {summary['of']} done by shard {run.shard}"
+        say(f"{done}; when all starts are done, the same command with --merge in its place shows the result")
+    else:
+        show(run, summary)
     say(f"run directory: {where_of(run)}")
 
 
-def measure(run: EvaluateRun, test: ImageSet, title: str) -> dict[str, Any]:
+def show(run: EvaluateRun, summary: Mapping[str, Any]) -> None:
+    """Show a finished evaluation."""
+    say(accuracy_table({run.model: summary}, evaluation_title(run)))
+    for warning in summary["warnings"]:
+        say(f"warning: {warning}")
+
+
+def measure(run: EvaluateRun, prepared: Prepared, title: str) -> dict[str, Any]:
     """Evaluate with a progress bar; returns the summary."""
-    with session(run.scaling) as placement, StageProgress(title, unit="shard") as progress:
-        return evaluate(run, test, placement, progress.on_part, progress.on_attack)
+    with session(run.scaling, gpu_share=run.gpu_share) as placement, EvaluationProgress(title) as progress:
+        return evaluate(run, prepared, placement, progress.show)
 
 
 def evaluation_title(run: EvaluateRun) -> str:

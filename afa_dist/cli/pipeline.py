@@ -18,7 +18,7 @@ from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, TrainingError
 from afa_dist.runtime.cluster import session
-from afa_dist.runtime.evaluate import check as check_evaluation
+from afa_dist.runtime.evaluation_checks import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
 from afa_dist.training.mirroring import brought_here, complete
 from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems, own_problems

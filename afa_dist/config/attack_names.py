@@ -1,27 +1,47 @@
-"""Names of evaluation attacks."""
+"""Names of evaluation attacks, what they stand for, and what they cost."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The parts of AutoAttack's standard version (2003.01690), in its order."""
 
+RAND = ("apgd-ce-eot20", "apgd-dlr-eot20")
+"""AutoAttack's version for models that are random: each gradient is a mean over 20."""
+
+PLUS = ("apgd-ce-x5", "apgd-dlr-x5", "apgd-t", "fab-t", "fab-x5", "square")
+"""AutoAttack+: more restarts, and the untargeted parts as well; its attacks, cheapest first."""
+
+FAST = ("apgd-ce", "apgd-t")
+"""The half of AutoAttack that finds nearly everything in a fifth of the time. It is not AutoAttack."""
+
 STANDARD = ("pgd-20", "pgd-50x10", "margin-50", "scaled-50", *AUTOATTACK)
 """PGD on three objectives, which do not fail in the same way, then AutoAttack."""
 
-GROUPS = {"standard": STANDARD, "autoattack": AUTOATTACK}
+GROUPS = {"standard": STANDARD, "autoattack": AUTOATTACK, "rand": RAND, "plus": PLUS, "fast": FAST}
 """What one name stands for."""
 
 OBJECTIVES = ("pgd", "margin", "scaled")
 """What PGD maximises: the cross-entropy, the margin of the best wrong class, the cross-entropy of the logits times 5."""
 
+PARTS = tuple(dict.fromkeys((*AUTOATTACK, *RAND, *PLUS)))
+
 VALID_ATTACKS = (
-    f"pgd-STEPS or pgd-STEPSxRESTARTS (such as pgd-50x10), likewise {' and '.join(OBJECTIVES[1:])}, standard, autoattack, "
-    f"or a part of it: {', '.join(AUTOATTACK)}"
+    f"pgd-STEPS or pgd-STEPSxRESTARTS (such as pgd-50x10), likewise {' and '.join(OBJECTIVES[1:])}, "
+    f"{', '.join(GROUPS)}, or a part of AutoAttack: {', '.join(PARTS)}"
 )
+
+TARGETS = 9
+"""Wrong classes that the targeted attacks try, where there are so many."""
+
+ITERATIONS = 100
+"""Of APGD and FAB."""
+
+QUERIES = 5000
+"""Of Square."""
 
 
 class PgdName(NamedTuple):
@@ -31,17 +51,38 @@ class PgdName(NamedTuple):
     restarts: int
     objective: str = "pgd"
 
+    def passes(self, classes: int) -> float:
+        """What an image costs, in forward passes; one with its gradient counts three."""
+        return 3.0 * self.steps * self.restarts
+
 
 class AutoAttackPart(NamedTuple):
-    """One of `AUTOATTACK`, with the standard version's settings."""
+    """A part of one of AutoAttack's versions: `apgd-ce-x5` has 5 restarts, `apgd-ce-eot20` means over 20 gradients."""
 
-    name: str
+    kind: Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+    restarts: int = 1
+    eot: int = 1
+
+    def passes(self, classes: int) -> float:
+        """What an image costs, in forward passes; one with its gradient counts three."""
+        targets = min(TARGETS, classes - 1)
+        once = {
+            "apgd-ce": 3.0 * ITERATIONS,
+            "apgd-dlr": 3.0 * ITERATIONS,
+            "apgd-t": 3.0 * ITERATIONS * targets,
+            "fab": (2.0 + 2.0 * classes) * ITERATIONS,
+            "fab-t": 4.0 * ITERATIONS * targets,
+            "square": 1.0 * QUERIES,
+        }
+        return once[self.kind] * self.restarts * self.eot
 
 
 def parse_attack(name: str) -> PgdName | AutoAttackPart | None:
     """Read `pgd-STEPS`, `pgd-STEPSxRESTARTS`, the same of another objective, or a part of AutoAttack; None for all else."""
-    if name in AUTOATTACK:
-        return AutoAttackPart(name)
+    if name in PARTS:
+        match = re.fullmatch(r"(.+?)(?:-x(\d+))?(?:-eot(\d+))?", name)
+        assert match is not None
+        return AutoAttackPart(match[1], int(match[2] or 1), int(match[3] or 1))  # type: ignore[arg-type]
     match = re.fullmatch(rf"({'|'.join(OBJECTIVES)})-([1-9]\d{{0,5}})(?:x([1-9]\d{{0,3}}))?", name)
     return PgdName(int(match[2]), int(match[3] or 1), match[1]) if match else None
 
@@ -50,3 +91,13 @@ def single_attacks(names: Iterable[str]) -> Iterator[str]:
     """The attacks to run, in order, each of `GROUPS` taken apart."""
     for name in names:
         yield from GROUPS.get(name, (name,))
+
+
+VERSIONS = {"autoattack": AUTOATTACK, "autoattack-plus": PLUS, "autoattack-rand": RAND}
+"""What the union of attacks may be called: its name, and the parts it must have."""
+
+
+def versions_in(names: Iterable[str]) -> dict[str, str]:
+    """Which of `VERSIONS` are whole among `names`, each with its last part: what that leaves is the version's accuracy."""
+    attacks = list(single_attacks(names))
+    return {version: max(parts, key=attacks.index) for version, parts in VERSIONS.items() if set(parts) <= set(attacks)}

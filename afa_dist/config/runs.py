@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -14,7 +15,7 @@ from afa_dist.config.attack import (
     ThreatConfig,
     TrainAttackConfig,
 )
-from afa_dist.config.attack_names import VALID_ATTACKS, parse_attack, single_attacks
+from afa_dist.config.attack_names import FAST, VALID_ATTACKS, parse_attack, single_attacks
 from afa_dist.config.fields import Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.scaling import ScalingConfig, batch_problems
@@ -27,7 +28,6 @@ from afa_dist.config.sections import (
     TrackingConfig,
     ValidationConfig,
 )
-from afa_dist.distributed.randomness import SLICE
 from afa_dist.errors import Problem
 
 
@@ -149,6 +149,9 @@ class FinetuneRun(TrainingRun):
             yield Problem("method.views", "independent is for pre-training; here both versions of an image share one view")
 
 
+DEFAULT_ATTACKS = ("pgd-20", "pgd-50x10")
+
+
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class EvaluateRun(BaseRun):
     """Measurement of a classifier, clean and under attack (jobs/evaluate.py)."""
@@ -160,27 +163,63 @@ class EvaluateRun(BaseRun):
     )
     threat: ThreatConfig = section(ThreatConfig, "the attack's ball; by default the one the model was trained with")
     attacks: tuple[str, ...] = setting(
-        ("pgd-20", "pgd-50x10"),
+        DEFAULT_ATTACKS,
         f"attacks, cheapest first, each on the images still standing: {VALID_ATTACKS}",
     )
+    fast: bool = setting(False, "in place of attacks: APGD-CE and APGD-T, half of AutoAttack and not called by its name")
     shard_size: int = setting(
-        128,
-        "images evaluated together, a multiple of 16; PGD results do not depend on it, AutoAttack's random numbers do",
-        ge=16,
+        500,
+        "images whose results are kept together, attack by attack; PGD results do not depend on it, AutoAttack's random "
+        "numbers do",
+        ge=1,
     )
+    batch_size: int = setting(
+        250, "images attacked at once; less needs less memory; AutoAttack's random numbers depend on it", ge=1
+    )
+    shard: str = setting(
+        "", "i/n: evaluate every n-th shard from the i-th on (1 to n) and stop: for job arrays, whose last word is merge"
+    )
+    merge: bool = setting(False, "put together what starts with shard i/n left in the run directory; computes no attack")
+    time_limit: float = setting(
+        0.0, "seconds after which the evaluation stops cleanly (exit code 75); the same command goes on; 0 = none", ge=0
+    )
+    gpu_share: float = setting(1.0, "part of a GPU that each Ray worker takes: 0.5 puts two on one", gt=0, le=1)
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if fault := fault_of(self.model):
             yield Problem("model", fault)
-        if self.shard_size % SLICE:
-            yield Problem("shard_size", f"{self.shard_size} is not a multiple of {SLICE}")
+        if self.shard and parse_share(self.shard) is None:
+            yield Problem("shard", f"{self.shard!r} is not known; write i/n, such as 1/4, the first of four")
+        if self.shard and self.merge:
+            yield Problem("merge", "comes after all starts with shard; leave one of them out")
+        if self.fast and self.attacks != DEFAULT_ATTACKS:
+            yield Problem("fast", f"stands for attacks {', '.join(FAST)}; leave out attacks or fast")
+        yield from self._attack_problems()
+
+    def _attack_problems(self) -> Iterator[Problem]:
         attacks = list(single_attacks(self.attacks))
         if len(set(attacks)) < len(attacks):
             yield Problem("attacks", f"{', '.join(self.attacks)} names an attack twice; name each once")
         for name in attacks:
             if parse_attack(name) is None:
                 yield Problem("attacks", f"{name!r} is not known; write {VALID_ATTACKS}")
+
+    @property
+    def single_attacks(self) -> list[str]:
+        """The attacks to run, in order, none of them a group."""
+        return list(single_attacks(FAST if self.fast else self.attacks))
+
+    def shards_of(self, count: int) -> list[int]:
+        """The numbers of the shards to work on, of `count`."""
+        first, step = parse_share(self.shard) or (1, 1)
+        return list(range(first - 1, count, step))
+
+
+def parse_share(text: str) -> tuple[int, int] | None:
+    """Read i/n with 1 <= i <= n; None for all else."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    return (int(match[1]), int(match[2])) if match and 1 <= int(match[1]) <= int(match[2]) else None
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

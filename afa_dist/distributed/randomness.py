@@ -25,12 +25,22 @@ def derive_seed(*key: int | str) -> int:
 class SlicedRandom:
     """Draws for the samples start .. start+count-1 of a global batch (shapes: (count, *tail)).
 
-    Successive draws from one object differ; two objects with equal key and position repeat each other.
+    Successive draws from one object differ; two objects with equal key repeat each other where they overlap.
+
+    keep: draw for these of them alone (0 .. count-1), with the numbers they have among all.
     """
 
-    def __init__(self, *key: int | str, start: int, count: int, device: torch.device | str = "cpu") -> None:
-        assert start % SLICE == 0, f"start {start} is not a multiple of {SLICE}"
+    def __init__(
+        self,
+        *key: int | str,
+        start: int,
+        count: int,
+        device: torch.device | str = "cpu",
+        keep: torch.Tensor | None = None,
+    ) -> None:
         self.count = count
+        self._keep = keep
+        self._skipped = start % SLICE
         self.device = torch.device(device)
         self._generators = [
             torch.Generator(self.device).manual_seed(derive_seed(*key, index))
@@ -38,8 +48,10 @@ class SlicedRandom:
         ]
 
     def _draw(self, make: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
-        # A last slice that is not full is drawn full and cut, so its numbers do not depend on its length.
-        return torch.cat([make(generator) for generator in self._generators])[: self.count]
+        # Slices that are not full are drawn full and cut, so that numbers do not depend on where a part begins or ends.
+        drawn = torch.cat([make(generator) for generator in self._generators])
+        drawn = drawn[self._skipped : self._skipped + self.count]
+        return drawn if self._keep is None else drawn[self._keep]
 
     def uniform(self, *tail: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
         """Uniform in [low, high), float32."""

@@ -1,19 +1,12 @@
-"""From shards to a verdict: per-image table, accuracies with intervals."""
+"""From what became of each image to a verdict: accuracies with intervals, and what speaks against them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from afa_dist.config.attack_names import AUTOATTACK, GROUPS, single_attacks
-from afa_dist.evaluation.shards import STANDING, ShardResult
-from afa_dist.files import write_aside
+from afa_dist.config.attack_names import FAST, PgdName, parse_attack, single_attacks, versions_in
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal."""
@@ -35,51 +28,98 @@ def accuracy(right: int, images: int) -> dict[str, Any]:
     return {"accuracy": right / images, "interval_95": [low, high], "right": right, "images": images}
 
 
-def summarise(shards: Sequence[ShardResult], attacks: Sequence[str]) -> dict[str, Any]:
+def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str]) -> dict[str, Any]:
     """clean, then each attack: images right when clean and under it and all attacks before it.
 
-    `autoattack` is what its last part leaves; its parts are there as well.
+    `autoattack`, and the names of its other versions, are there if all of their parts are: what the last of these leaves.
     """
-    broken_by = [by for shard in shards for by in shard.broken_by_N]
     images = len(broken_by)
-    right = images - broken_by.count("clean")
+    right = images - sum(by == "clean" for by in broken_by)
     result = {"clean": accuracy(right, images)}
     for name in single_attacks(attacks):
-        right -= broken_by.count(name)
+        right -= sum(by == name for by in broken_by)
         result[name] = accuracy(right, images)
-    if GROUPS.keys() & set(attacks):  # each ends with AutoAttack
-        result["autoattack"] = result[AUTOATTACK[-1]]
-    return {
-        "accuracies": result,
-        "warnings": list(masking_warnings(broken_by, list(single_attacks(attacks)))),
-        "seconds": round(sum(shard.seconds for shard in shards), 1),
-    }
+    for version, last in versions_in(attacks).items():
+        result[version] = result[last]
+    return result
 
 
-def masking_warnings(broken_by: Sequence[str], attacks: Sequence[str]) -> Iterator[str]:
-    """Signs that gradients hide adversarial images: Square, which uses none, breaks what white-box attacks did not.
+def label_of(attacks: Sequence[str]) -> str:
+    """What the last accuracy may be called. What is not AutoAttack says so."""
+    names = {"autoattack": "AutoAttack", "autoattack-plus": "AutoAttack+", "autoattack-rand": "AutoAttack rand"}
+    versions = [names[version] for version in versions_in(attacks)]
+    singles = list(single_attacks(attacks))
+    if versions:
+        more = len(singles) > len(single_parts(attacks))
+        return " and ".join(versions) + (" and PGD" if more else "")
+    if set(singles) == set(FAST):
+        return "fast: APGD-CE and APGD-T, not AutoAttack"
+    return "an upper bound: not AutoAttack"
 
-    AutoAttack's own rule: more than 0.2 points of the images, after at least one other attack.
-    """
-    broken = broken_by.count("square")
-    if len(attacks) > 1 and attacks[-1] == "square" and broken > 0.002 * len(broken_by):
+
+def single_parts(attacks: Sequence[str]) -> list[str]:
+    """The attacks that are AutoAttack's."""
+    return [name for name in single_attacks(attacks) if not isinstance(parse_attack(name), PgdName)]
+
+
+def warnings_of(
+    broken_by: Sequence[str | None], attacks: Sequence[str], probed: Mapping[str, Any], not_confirmed: Collection[int]
+) -> Iterator[str]:
+    """Signs that the figures flatter the network, or that they mean nothing."""
+    yield from _masking(broken_by, list(single_attacks(attacks)))
+    yield from _probe_warnings(broken_by, probed)
+    if not_confirmed:
+        first = ", ".join(map(str, list(not_confirmed)[:5]))
         yield (
-            f"Square broke {broken} of {len(broken_by)} images that gradient-based attacks left; gradients may be masked, "
-            "and the true robust accuracy lower"
+            f"{len(not_confirmed)} adversarial images do not hold when they are looked at again (image {first}): they are "
+            "classified rightly then, or lie outside the ball; they count as broken"
         )
 
 
-def write_per_image(path: Path, shards: Sequence[ShardResult]) -> None:
-    """One row an image: index, label, clean prediction, what broke it (null: nothing did)."""
-    counts = [len(shard.labels_N) for shard in shards]
-    index = np.concatenate([shard.start + np.arange(n) for shard, n in zip(shards, counts, strict=True)])
-    broken_by = [None if by == STANDING else by for shard in shards for by in shard.broken_by_N]
-    table = pa.table(
-        {
-            "index": pa.array(index, pa.int64()),
-            "label": pa.array(np.concatenate([shard.labels_N for shard in shards]), pa.int64()),
-            "prediction": pa.array(np.concatenate([shard.predictions_N for shard in shards]), pa.int64()),
-            "broken_by": pa.array(broken_by, pa.string()),
-        }
-    )
-    write_aside(path, lambda aside: pq.write_table(table, aside))
+SQUARE_SHARE = 0.002
+"""AutoAttack's own rule: more than 0.2 points of the images."""
+
+STEPS_SHARE = 0.1
+"""Of the images that the weaker PGD left."""
+
+
+def _masking(broken_by: Sequence[str | None], attacks: Sequence[str]) -> Iterator[str]:
+    counts = {name: sum(by == name for by in broken_by) for name in attacks}
+    for name, what in (("square", "which needs no gradients"), ("fab-t", "which seeks the nearest border")):
+        before = attacks[: attacks.index(name)] if name in attacks else []
+        if before and counts[name] > SQUARE_SHARE * len(broken_by):
+            yield (
+                f"{name}, {what}, broke {counts[name]} of {len(broken_by)} images that the attacks before it left; "
+                "gradients may be masked, and the true robust accuracy lower"
+            )
+    left = len(broken_by) - sum(by == "clean" for by in broken_by)
+    weaker = ""
+    for name in attacks:
+        attack = parse_attack(name)
+        plain = isinstance(attack, PgdName) and attack.objective == "pgd"
+        if plain and weaker and counts[name] > max(2, STEPS_SHARE * left):
+            yield (
+                f"{name} broke {counts[name]} of the {left} images that {weaker} left; more steps and starts would break "
+                "still more, and PGD figures cannot be trusted"
+            )
+        weaker = name if plain else weaker
+        left -= counts[name]
+
+
+def _probe_warnings(broken_by: Sequence[str | None], probed: Mapping[str, Any]) -> Iterator[str]:
+    if not probed:
+        return
+    if probed["differs"] > 1e-4 or not probed["keeps_state"]:
+        why = "answers the same images differently" if probed["differs"] > 1e-4 else "changes its own state when asked"
+        yield f"the network {why}: it is not deterministic, and figures hold for one draw; use attacks rand"
+    if probed["probabilities"]:
+        yield "the network gives probabilities, not logits: cross-entropy attacks are weak on them; leave out the softmax"
+    if probed["zero_gradients"] > 0.05:
+        yield f"{100 * probed['zero_gradients']:.0f} % of images have no gradient: gradient-based attacks cannot move them"
+    if probed.get("huge_eps_acc", 0.0) > 0.05:
+        yield (
+            f"{100 * probed['huge_eps_acc']:.0f} % of images stand in a ball that holds every image (eps "
+            f"{probed['huge_eps']:g}): attacks fail for another reason than robustness"
+        )
+    if only := [index for index in probed["noise_broken"] if broken_by[index] is None]:
+        yield f"random noise breaks {len(only)} of {probed['images']} images that all attacks left: attacks are too weak"

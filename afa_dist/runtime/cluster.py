@@ -36,11 +36,11 @@ _LONGEST_TMPDIR = 25
 
 
 @contextlib.contextmanager
-def session(scaling: ScalingConfig, waits: bool = False) -> Iterator[Placement]:
+def session(scaling: ScalingConfig, waits: bool = False, gpu_share: float = 1.0) -> Iterator[Placement]:
     """Decide where `scaling` computes, and be connected to Ray for as long if it takes that.
 
-    Sessions may be nested: the inner one uses the outer one's cluster, so several stages share one. waits: see
-    `place_on_nodes`.
+    Sessions may be nested: the inner one uses the outer one's cluster, so several stages share one. waits, gpu_share:
+    see `place_on_nodes`.
 
     Raises:
         UserError: the cluster does not answer, or can never hold what is asked for.
@@ -58,7 +58,7 @@ def session(scaling: ScalingConfig, waits: bool = False) -> Iterator[Placement]:
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield place_on_nodes(scaling, nodes, cluster, waits)
+        yield place_on_nodes(scaling, nodes, cluster, waits, gpu_share)
 
 
 def preview(scaling: ScalingConfig) -> str:

@@ -1,160 +1,191 @@
-"""Running the shards of an evaluation: one after another here, or on Ray workers. The result is the same."""
+"""An evaluation from its checked specification to `summary.json`: in this process or on Ray workers, at once, after a kill,
+or by the elements of a job array. The result is the same."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import time
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from afa_dist.config import EvaluateRun
-from afa_dist.config.attack_names import AutoAttackPart, parse_attack, single_attacks
-from afa_dist.data.catalogue import load_part
-from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import Problem, TrainingError, UserError
-from afa_dist.evaluation.autoattack import FEWEST_CLASSES
+from afa_dist.errors import Stopped, UserError
 from afa_dist.evaluation.evaluator import ShardEvaluator
-from afa_dist.evaluation.shards import OnAttack, ShardResult, shard_starts
-from afa_dist.evaluation.summary import summarise, write_per_image
-from afa_dist.files import sha256
-from afa_dist.models.export import ExportedClassifier, load_classifier
-from afa_dist.runtime.placement import Placement, torchrun_size
+from afa_dist.evaluation.outcome import CLEAN, DamagedOutcome, ForeignOutcome, Outcome, OutcomeStore, identity_of
+from afa_dist.evaluation.per_image import shard_table, write_per_image
+from afa_dist.evaluation.plan import Plan
+from afa_dist.evaluation.probes import PROBED
+from afa_dist.evaluation.summary import accuracies, label_of, warnings_of
+from afa_dist.evaluation.work import Executor, InProcess, OnProgress, Progress, Stop, call_all, work_off
+from afa_dist.runtime.evaluation_checks import IDENTITY, Prepared, facts_of
+from afa_dist.runtime.placement import Placement
 from afa_dist.training.execution import keep_freed_memory
-from afa_dist.training.mirroring import brought_here, complete, mirror_problems, take_over
+from afa_dist.training.mirroring import Copier, complete
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory
+from afa_dist.training.warned import heed_signals
 
-OnShard = Callable[[int, int], None]
-"""Called with (shards done, shards in all)."""
-
-
-def model_folder(model: str) -> Path:
-    """The exported model in a run directory, or the folder itself; one that lies at an address is copied here first.
-
-    Raises:
-        UserError: the address does not answer.
-    """
-    try:
-        folder = brought_here(model, checkpoints=False).path
-    except TrainingError as error:
-        raise UserError.one("model", str(error)) from error
-    return folder / "model" if (folder / "model" / "config.json").exists() else folder
+SUMMARY = "evaluation/summary.json"
 
 
-def evaluation_problems(run: EvaluateRun, exported: ExportedClassifier, test: ImageSet) -> Iterator[Problem]:
-    """Mistakes that show only beside the model and the data."""
-    classes = exported.config["shape"]["classes"]
-    channels = exported.config["shape"]["channels"]
-    if len(classes) != len(test.classes):
-        yield Problem("data.name", f"has {len(test.classes)} classes, the model in {run.model} tells {len(classes)} apart")
-    if channels != test.shape[0]:
-        yield Problem("data.name", f"has images with {test.shape[0]} channels, the model in {run.model} takes {channels}")
-    needs_four = [name for name in single_attacks(run.attacks) if isinstance(parse_attack(name), AutoAttackPart)]
-    if needs_four and len(classes) < FEWEST_CLASSES:
-        yield Problem(
-            "attacks", f"{needs_four[0]} needs at least {FEWEST_CLASSES} classes, there are {len(classes)}; use pgd"
-        )
-    if len(test) == 0:
-        yield Problem("part", "holds no images (data.held_out is 0); use test")
-    directory = RunDirectory.of(run)
-    if elsewhere := [*mirror_problems(run)]:
-        yield from elsewhere
-        return
-    take_over(run, directory, OTHERS_SECONDS)
-    yield from directory.problems(run)
-    recorded = directory.read_json("evaluation/summary.json")
-    if recorded and recorded["model_sha256"] != weights_hash(model_folder(run.model)):
-        yield Problem("name", f"{directory.place} holds the evaluation of other weights; choose another name")
-    if recorded and recorded["data_fingerprint"] != test.fingerprint():
-        yield Problem("name", f"{directory.place} holds an evaluation on other images; choose another name")
-
-
-def weights_hash(folder: Path) -> str:
-    return sha256(folder / "model.safetensors")
-
-
-def evaluate(
-    run: EvaluateRun,
-    test: ImageSet,
-    placement: Placement,
-    on_shard: OnShard,
-    on_attack: OnAttack = lambda name, standing: None,
-) -> dict[str, Any]:
-    """Evaluate and write `evaluation/summary.json` and `per_image.parquet`; a finished evaluation is only read back.
+def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_progress: OnProgress) -> dict[str, Any]:
+    """Evaluate, keep each outcome, and write `evaluation/summary.json` and `per_image.parquet`; returns the summary. A
+    finished evaluation is only read back. A start with `shard` does its share, and returns what of it is done.
 
     Call it inside the session that gave `placement`.
+
+    Raises:
+        Stopped: the time limit, or a signal; the same command goes on.
+        UserError: `merge`, and not all is there.
+        TrainingError: the network fails on an image.
     """
     directory = RunDirectory.of(run)
-    if recorded := directory.read_json("evaluation/summary.json"):
+    if recorded := directory.read_json(SUMMARY):
         complete(run, directory)
         return recorded
-    directory.create(run, provenance(run.seed, test.fingerprint()))
-    model = model_folder(run.model)
-    model_sha256 = weights_hash(model)  # now, since a place elsewhere may not answer when all is done
-    starts = list(shard_starts(len(test), run.shard_size))
-    shards: list[ShardResult] = []
-    on_shard(0, len(starts))
-    for shard in _shards(run, model, test, starts, placement, on_attack):
-        shards.append(shard)
-        on_shard(len(shards), len(starts))
-    shards.sort(key=lambda shard: shard.start)
-    folder = directory.path / "evaluation"
-    folder.mkdir(exist_ok=True)
-    write_per_image(folder / "per_image.parquet", shards)
-    summary = {
-        **summarise(shards, run.attacks),
-        "threat": dataclasses.asdict(run.threat),
-        "attacks": list(run.attacks),
-        "seed": run.seed,
-        "model": run.model,
-        "model_sha256": model_sha256,
-        "data_fingerprint": test.fingerprint(),
-    }
-    directory.write_json("evaluation/summary.json", summary)
-    complete(run, directory)
-    return summary
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(directory.locked(OTHERS_SECONDS, shared=bool(run.shard)))
+        stop = stack.enter_context(_stop_of(run))
+        facts = facts_of(run, prepared)
+        whole = dataclasses.replace(run, shard="", merge=False, time_limit=0.0)  # what all starts have in common
+        directory.create(whole, provenance(run.seed, facts["data_fingerprint"]))
+        (directory.path / "evaluation").mkdir(exist_ok=True)
+        directory.write_json(IDENTITY, facts)
+        work = _Work(run, prepared, directory, OutcomeStore(directory.path / "evaluation" / "shards", identity_of(facts)))
+        executor = _executor(run, prepared, placement)
+        work_off(work.plan, executor, work.commit, on_progress, stop)
+        if run.shard:
+            return work.share_done()
+        summary = work.finish(executor, on_progress, stop, facts)
+        directory.write_json(SUMMARY, summary)
+        complete(run, directory)
+        return summary
 
 
-def _shards(
-    run: EvaluateRun, model: Path, test: ImageSet, starts: list[int], placement: Placement, on_attack: OnAttack
-) -> Iterator[ShardResult]:
+def so_far(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
+    """Accuracies under the attacks that an evaluation which was stopped has finished on all images."""
+    directory = RunDirectory.of(run)
+    store = OutcomeStore(directory.path / "evaluation" / "shards", identity_of(facts_of(run, prepared)))
+    work = _Work(dataclasses.replace(run, merge=False, shard=""), prepared, directory, store)
+    done = [name for stage, name in enumerate(work.plan.names) if work.plan.complete(stage)]
+    if not done:
+        return {}
+    broken_by = [by for table in work.tables() for by in table["broken_by"].to_pylist()]
+    cut = [by if by in done else None for by in broken_by]
+    attacks = [name for name in done if name != CLEAN]
+    return {"accuracies": accuracies(cut, attacks), "attacks": attacks, "label": label_of(attacks)}
+
+
+class _Work:
+    """What one start has to do, and what it and others have done."""
+
+    def __init__(self, run: EvaluateRun, prepared: Prepared, directory: RunDirectory, store: OutcomeStore) -> None:
+        self.run, self.prepared, self.directory, self.store = run, prepared, directory, store
+        self.copier = Copier(run, directory)
+        test = prepared.test
+        # In a ball without extent there is nothing to attack: accuracies are the clean one.
+        attacks = run.single_attacks if run.threat.eps > 0 else []
+        count = -(-len(test) // run.shard_size)
+        shards = run.shards_of(count)
+        self.plan = Plan(len(test), run.shard_size, attacks, len(test.classes), self._stored, shards)
+        if run.merge:
+            self._refuse_to_compute()
+
+    def commit(self, outcome: Outcome) -> None:
+        self.copier.put(self.store.save(outcome))
+
+    def share_done(self) -> dict[str, Any]:
+        return {"shard": self.run.shard, "shards": len(self.plan.shards), "of": len(self.plan.starts)}
+
+    def finish(self, executor: Executor, on_progress: OnProgress, stop: Stop, facts: dict[str, Any]) -> dict[str, Any]:
+        """Look at every adversarial image again, probe the network, write the table; returns the summary."""
+
+        def tick() -> None:
+            if reason := stop():
+                raise Stopped(reason)
+            on_progress(Progress("final check of all adversarial images", 1.0, None))
+
+        tables = list(self.tables())
+        broken_by = [by for table in tables for by in table["broken_by"].to_pylist()]
+        right = np.array([index for index, by in enumerate(broken_by) if by != CLEAN], dtype=np.int64)
+        probed: dict[str, Any] = {}
+        if len(right):
+            chosen = right[np.linspace(0, len(right) - 1, min(PROBED, len(right))).round().astype(np.int64)]
+            (probed,) = call_all([("probe", chosen)], executor, tick)
+        rechecks = [("recheck", *self._broken(start)) for start in self.plan.starts]
+        not_confirmed = sorted(index for failed in call_all(rechecks, executor, tick) for index in failed)
+        table = write_per_image(self.directory.path / "evaluation" / "per_image.parquet", tables)
+        attacks = self.run.single_attacks
+        fallen = len(broken_by) - broken_by.count(None) - broken_by.count(CLEAN)
+        return {
+            "accuracies": accuracies(broken_by, attacks),
+            "label": label_of(attacks),
+            "warnings": list(warnings_of(broken_by, attacks, probed, not_confirmed)),
+            "rechecked": {"images": fallen, "failed": not_confirmed},
+            "probes": probed,
+            "seconds": round(float(np.sum(table["seconds"].to_numpy())), 1),
+            "model": self.run.model,
+            **facts,
+        }
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of each shard, from what was kept."""
+        for start in self.plan.starts:
+            yield shard_table(list(self._outcomes(start)), self.prepared.test)
+
+    def _outcomes(self, start: int) -> Iterator[Outcome]:
+        for name in self.plan.names:
+            outcome = self._stored(start, name)
+            if outcome is None:  # nothing stood, or (so far) it has not come to this
+                return
+            yield outcome
+
+    def _broken(self, start: int) -> tuple[np.ndarray, torch.Tensor]:
+        """Indices and adversarial images of a shard."""
+        attacks = [outcome for outcome in self._outcomes(start) if outcome.name != CLEAN]
+        indices = np.concatenate([np.empty(0, np.int64), *(outcome.broken for outcome in attacks)])
+        empty = torch.empty(0, *self.prepared.test.shape)
+        return indices, torch.cat([empty, *(outcome.tensors["x_adv_RCHW"] for outcome in attacks)])
+
+    def _stored(self, start: int, name: str) -> Outcome | None:
+        try:
+            return self.store.load(start, name)
+        except DamagedOutcome as error:
+            warnings.warn(f"{error}; it is computed again", stacklevel=2)
+            self.store.path(start, name).unlink()
+            return None
+        except ForeignOutcome as error:
+            raise UserError.one("name", f"{error}; choose another name") from error
+
+    def _refuse_to_compute(self) -> None:
+        plan = self.plan
+        missing = [shard + 1 for shard in plan.shards if plan.stage[shard] < len(plan.names)]
+        if missing:
+            which = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+            what = f"{len(missing)} of {len(plan.starts)} shards are not finished (number {which})"
+            raise UserError.one("merge", f"{what}; start the elements again that they belong to, or leave out merge")
+
+
+def _executor(run: EvaluateRun, prepared: Prepared, placement: Placement) -> Executor:
     if placement.workers == 0:
         torch.set_num_threads(placement.threads)
         keep_freed_memory()
-        evaluator = ShardEvaluator(run, model, "cuda" if placement.gpu else "cpu", test)
-        for start in starts:
-            yield evaluator.evaluate(start, on_attack)
-        return
-    from afa_dist.runtime.ray_evaluate import evaluate_on_ray  # imports Ray, after the session's settings
+        device = "cuda" if placement.gpu else "cpu"
+        return InProcess(ShardEvaluator(run, prepared.subject.net, prepared.test, device))
+    from afa_dist.runtime.ray_evaluate import OnRay  # imports Ray, after the session's settings
 
-    yield from evaluate_on_ray(run, test, model, starts, placement)
+    return OnRay(run, prepared, placement)
 
 
-def check(run: EvaluateRun) -> ImageSet:
-    """Load and check everything the evaluation needs; returns the images to measure on.
-
-    Raises:
-        UserError: all mistakes of model and data together.
-    """
-    problems: list[Problem] = []
-    exported, test = None, None
-    if torchrun_size() > 1:
-        problems.append(Problem("scaling.workers", "evaluation is shared by Ray workers; start it without torchrun"))
-    if not run.model:
-        problems.append(Problem("model", "missing; give the run directory of a fine-tuning run, or an exported folder"))
-    else:
-        try:
-            exported = load_classifier(model_folder(run.model))
-        except UserError as error:
-            problems.extend(error.problems)
-    try:
-        test = load_part(run.data, run.part)
-    except UserError as error:
-        problems.extend(error.problems)
-    if exported is not None and test is not None:
-        problems.extend(evaluation_problems(run, exported, test))
-    if problems or test is None:
-        raise UserError(problems)
-    return test
+@contextlib.contextmanager
+def _stop_of(run: EvaluateRun) -> Iterator[Stop]:
+    """Inside, gives the reason to end: a signal, or the time limit."""
+    deadline = time.monotonic() + run.time_limit if run.time_limit else float("inf")
+    with heed_signals() as note:
+        yield lambda: note.reason or ("time_limit" if time.monotonic() > deadline else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -71,16 +72,22 @@ def place_here(scaling: ScalingConfig) -> Placement | None:
 
 
 def place_on_nodes(
-    scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], cluster: str | None, waits: bool = False
+    scaling: ScalingConfig,
+    nodes: Sequence[Mapping[str, float]],
+    cluster: str | None,
+    waits: bool = False,
+    gpu_share: float = 1.0,
 ) -> Placement:
     """The placement of Ray workers on `nodes` (resources of each alive node: CPU, GPU, ...).
 
-    waits: whoever asks waits until a range of workers has room, on nodes that may join the cluster.
+    waits: whoever asks waits until a range of workers has room, on nodes that may join the cluster. gpu_share: part of a
+    GPU that a worker takes.
 
     Raises:
         UserError: the nodes can never hold what is asked for. Ray itself would wait for it forever.
     """
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    nodes = [{**node, "GPU": math.floor(node.get("GPU", 0) / gpu_share + 1e-9)} for node in nodes]  # in shares
+    gpus = int(sum(node["GPU"] for node in nodes))
     workers = scaling.fewest if scaling.fewest > 0 else max(1, gpus if scaling.device != "cpu" else 1)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
     if scaling.elastic:
@@ -88,7 +95,7 @@ def place_on_nodes(
     threads = scaling.threads or widest(nodes, workers, gpu)
     if room(nodes, threads, gpu) < workers and not (waits and scaling.elastic and cluster):
         need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
-        have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node['GPU'] * gpu_share:g} GPUs" for node in nodes)
         what = f"{workers} workers with {need} each do not fit: the nodes have {have}"
         what += "; lower it or scaling.threads" + (", or set scaling.device cpu" if gpu else "")
         raise UserError.one("scaling.workers", what)

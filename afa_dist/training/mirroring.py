@@ -193,3 +193,30 @@ def _set_aside(directory: RunDirectory) -> None:
     directory.path.rename(aside)
     directory.path.mkdir()
     warnings.warn(f"{directory.place} is not the run that was worked on here; that is in {aside} now", stacklevel=4)
+
+
+class Copier:
+    """Copies files of a run directory to its mirror, if there is one, as they come. One that does not answer stops nothing:
+    what is missing is copied by `complete`."""
+
+    def __init__(self, run: BaseRun, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.address = mirror_address(run)
+        self._mirror: Mirror | None = None
+        self._told = False
+
+    def put(self, file: Path) -> None:
+        """Copy one file, and what could not be copied before."""
+        if self.address is None:
+            return
+        try:
+            self._mirror = self._mirror or Mirror(self.address)
+            self._mirror.put_files(self.directory.path, without=(SUMMARY,))
+        except UNANSWERED as error:
+            if not self._told:
+                warnings.warn(f"{self._place} cannot be written to: {words(error)}; going on without", stacklevel=2)
+            self._told = True
+
+    @property
+    def _place(self) -> str:
+        return self._mirror.place if self._mirror else str(self.address)

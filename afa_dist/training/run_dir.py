@@ -16,7 +16,7 @@ from afa_dist.address import below, is_address, runs_root, without_options
 from afa_dist.config import BaseRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError
-from afa_dist.files import write_json, write_text
+from afa_dist.files import exclusive, write_json, write_text
 from afa_dist.training.checkpoint_store import CheckpointStore
 from afa_dist.training.history import History
 from afa_dist.training.same_run import other_run_problems
@@ -112,8 +112,10 @@ class RunDirectory(History):
                 file.replace(target)
 
     @contextlib.contextmanager
-    def locked(self, patience_seconds: float = 0.0) -> Iterator[None]:
+    def locked(self, patience_seconds: float = 0.0, shared: bool = False) -> Iterator[None]:
         """Hold this directory for one run; the system lets go of it when the process ends, however it ends.
+
+        shared: hold it together with others who say so.
 
         Raises:
             UserError: another process holds it, for longer than `patience_seconds`.
@@ -123,7 +125,7 @@ class RunDirectory(History):
             deadline = time.monotonic() + patience_seconds
             while True:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
                     if time.monotonic() > deadline:
@@ -173,8 +175,9 @@ class RunDirectory(History):
         import yaml  # here: a training loop alone, on a machine with little more than torch, does without it
 
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.yaml", yaml.safe_dump(to_mapping(run), sort_keys=False))
-        write_json(self.path / "provenance.json", {"starts": [*self.starts(), dict(provenance)]})
+        with exclusive(self.path / ".create"):  # elements of a job array come together
+            write_text(self.path / "config.yaml", yaml.safe_dump(to_mapping(run), sort_keys=False))
+            write_json(self.path / "provenance.json", {"starts": [*self.starts(), dict(provenance)]})
 
     def read_config(self) -> dict[str, Any]:
         """The recorded specification, or an empty mapping."""

@@ -25,6 +25,10 @@ MAY_CHANGE = (
     "checkpoint.keep_last",
     "checkpoint.keep_best",
     "checkpoint.mirror",
+    "shard",
+    "merge",
+    "time_limit",
+    "gpu_share",
     "optimiser.not_finite",
     "optimiser.max_skipped",
 )

@@ -1,0 +1,127 @@
+"""What must be right before an evaluation begins: model, images, options, and what the directory holds from before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from afa_dist.address import below, is_address
+from afa_dist.config import EvaluateRun
+from afa_dist.config.attack_names import AutoAttackPart, parse_attack
+from afa_dist.data.catalogue import load_part
+from afa_dist.data.image_set import ImageSet
+from afa_dist.errors import Problem, TrainingError, UserError
+from afa_dist.evaluation.autoattack import FEWEST_CLASSES, autoattack_version
+from afa_dist.evaluation.subject import Subject, load_subject, subject_problems
+from afa_dist.runtime.placement import torchrun_size
+from afa_dist.training.mirroring import brought_here, mirror_problems
+from afa_dist.training.run_dir import RunDirectory
+
+ATTACKS_VERSION = 1
+"""Counts changes of what our attacks give for the same options."""
+
+IDENTITY = "evaluation/identity.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A checked evaluation: the network, and the images to measure it on."""
+
+    subject: Subject
+    test: ImageSet
+
+
+def check(run: EvaluateRun) -> Prepared:
+    """Load and check everything the evaluation needs.
+
+    Raises:
+        UserError: all mistakes of model and data together.
+    """
+    problems: list[Problem] = []
+    subject, test = None, None
+    if torchrun_size() > 1:
+        problems.append(Problem("scaling.workers", "evaluation is shared by Ray workers; start it without torchrun"))
+    if not run.model:
+        what = "missing; give the run directory of a fine-tuning run, an exported folder, timm:NAME or module:function"
+        problems.append(Problem("model", what))
+    else:
+        try:
+            subject = load_subject(run.model)
+        except UserError as error:
+            problems.extend(error.problems)
+    try:
+        test = load_part(run.data, run.part)
+    except UserError as error:
+        problems.extend(error.problems)
+    if test is not None and len(test) == 0:
+        problems.append(Problem("part", "holds no images (data.held_out is 0); use test"))
+    if subject is not None and test is not None:
+        problems.extend(subject_problems(subject, run.model, test))
+        problems.extend(_attack_problems(run, len(test.classes)))
+        problems.extend(_directory_problems(run, Prepared(subject, test)))
+    if problems or test is None or subject is None:
+        raise UserError(problems)
+    return Prepared(subject, test)
+
+
+def facts_of(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
+    """All that an outcome depends on, beyond rounding: results with other facts are never mixed."""
+    return {
+        "model_sha256": prepared.subject.sha256,
+        "data_fingerprint": prepared.test.fingerprint(),
+        "threat": dataclasses.asdict(run.threat),
+        "attacks": run.single_attacks,
+        "seed": run.seed,
+        "shard_size": run.shard_size,
+        "batch_size": run.batch_size,
+        "versions": {
+            "afa-dist attacks": ATTACKS_VERSION,
+            "autoattack": autoattack_version(),
+            "torch": torch.__version__.partition("+")[0],
+        },
+    }
+
+
+def _attack_problems(run: EvaluateRun, classes: int) -> Iterator[Problem]:
+    for name in run.single_attacks:
+        attack = parse_attack(name)
+        fewest = FEWEST_CLASSES.get(attack.kind, 0) if isinstance(attack, AutoAttackPart) else 0
+        if classes < fewest:
+            yield Problem("attacks", f"{name} needs at least {fewest} classes, there are {classes}; use pgd")
+            return
+
+
+def _directory_problems(run: EvaluateRun, prepared: Prepared) -> Iterator[Problem]:
+    if elsewhere := [*mirror_problems(run)]:
+        yield from elsewhere
+        return
+    directory = RunDirectory.of(run)
+    if is_address(run.runs_dir):
+        try:
+            brought_here(below(run.runs_dir, run.name))
+        except TrainingError as error:
+            yield Problem("runs_dir", str(error))
+            return
+    yield from directory.problems(run)
+    recorded = directory.read_json(IDENTITY)
+    if not recorded:
+        if run.merge:
+            yield Problem("merge", f"{directory.place} holds no evaluation; start with shard i/n first")
+        return
+    now = facts_of(run, prepared)
+    other = [words for key, words in _WORDS.items() if recorded.get(key) != now[key]]
+    if recorded.get("versions") != now["versions"]:
+        other.append(f"versions ({_versions(recorded.get('versions'))}; now {_versions(now['versions'])})")
+    if other:
+        what = f"{directory.place} holds an evaluation with other {' and '.join(other)}; choose another name"
+        yield Problem("name", what)
+
+
+_WORDS = {"model_sha256": "weights", "data_fingerprint": "images"}
+
+
+def _versions(versions: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in versions.items()) if isinstance(versions, dict) else "unknown"
