@@ -81,7 +81,7 @@ sys.meta_path.insert(0, Forbid())
 import afa_dist, afa_dist.config, afa_dist.attacks, afa_dist.losses, afa_dist.models.build, afa_dist.models.export
 import afa_dist.data.catalogue, afa_dist.training.pretrain, afa_dist.training.finetune, afa_dist.training.schedule
 import afa_dist.training.optimiser, afa_dist.training.job, afa_dist.training.checkpoint
-import afa_dist.evaluation.shards, afa_dist.evaluation.summary
+import afa_dist.evaluation.evaluator, afa_dist.evaluation.plan, afa_dist.evaluation.summary
 assert {sorted(CORE)!r}
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
