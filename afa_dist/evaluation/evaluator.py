@@ -18,6 +18,7 @@ from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import UserError
 from afa_dist.evaluation.attacking import attack_standing
 from afa_dist.evaluation.outcome import CLEAN, Outcome, attacked_hash
+from afa_dist.models.norm import folds_kept
 
 OnPass = Callable[[int], None]
 """Called before each forward pass, with its number of images; what it raises ends the attack."""
@@ -38,7 +39,7 @@ class ShardEvaluator:
     def evaluate(self, start: int, name: str, standing_S: np.ndarray) -> Outcome:
         """What `name` does to the images `standing_S` of the shard that begins with image `start`."""
         began = time.monotonic()
-        with attack_mode(self.net):
+        with attack_mode(self.net), folds_kept():
             tensors = self._classify(standing_S) if name == CLEAN else self._attack(name, standing_S)
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}  # which also waits for a GPU
         seconds = time.monotonic() - began

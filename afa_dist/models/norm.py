@@ -5,7 +5,8 @@ Legend: B images of this rank, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -103,10 +104,36 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x_BCHW: torch.Tensor) -> torch.T
         return norm(conv(x_BCHW))
     if torch.is_grad_enabled() and (conv.weight.requires_grad or norm.weight.requires_grad):
         return norm(conv(x_BCHW))
+    weight, shift_C = _folded(conv, norm)
+    return conv._conv_forward(x_BCHW, weight, shift_C)
+
+
+_Fold = tuple[torch.Tensor, torch.Tensor]
+
+_kept: dict[nn.Module, _Fold] | None = None
+
+
+@contextlib.contextmanager
+def folds_kept() -> Iterator[None]:
+    """Inside, `conv_norm` folds each pair of layers once: for thousands of passes with weights that do not change."""
+    global _kept
+    outer, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = outer
+
+
+def _folded(conv: nn.Conv2d, norm: GlobalBatchNorm2d) -> _Fold:
+    """Weight and bias of the convolution that does the work of both."""
+    if _kept is not None and norm in _kept:
+        return _kept[norm]
     assert conv.bias is None and norm.running_mean is not None and norm.running_var is not None
     factor_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift_C = norm.bias - norm.running_mean * factor_C
-    return conv._conv_forward(x_BCHW, conv.weight * factor_C[:, None, None, None], shift_C)
+    fold = conv.weight * factor_C[:, None, None, None], norm.bias - norm.running_mean * factor_C
+    if _kept is not None:
+        _kept[norm] = fold
+    return fold
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

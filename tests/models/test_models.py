@@ -12,7 +12,7 @@ from afa_dist.attacks import attack_mode
 from afa_dist.config import MethodConfig, ModelConfig
 from afa_dist.models import norm as norms
 from afa_dist.models.build import DataShape, build_classifier, build_contrastive, build_encoder
-from afa_dist.models.norm import GlobalBatchNorm2d, PixelNormalise
+from afa_dist.models.norm import GlobalBatchNorm2d, PixelNormalise, folds_kept
 
 SHAPE = DataShape(3, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), tuple("0123456789"))
 
@@ -113,3 +113,21 @@ def test_batch_norm_is_part_of_its_convolution_in_an_attack(arch, left):
     assert calls.names["native_batch_norm"] + calls.names["native_batch_norm_backward"] == 2 * left
     for plain, folded in zip(*values, strict=True):
         torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9 * plain.abs().max().item())
+
+
+def test_folds_that_are_kept_give_the_same_bits_and_are_forgotten_afterwards():
+    torch.manual_seed(0)
+    net = build_classifier(ModelConfig(width=8), DataShape(1, (0.3,), (0.2,), tuple("0123456789"))).eval()
+    net.requires_grad_(False)
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        plain = net(x)
+        with folds_kept():
+            assert torch.equal(net(x), plain) and torch.equal(net(x), plain)
+        for buffer in net.buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(1.5)
+        assert not torch.equal(net(x), plain)
+        with folds_kept():
+            changed = net(x)
+        assert torch.equal(net(x), changed)

@@ -1,15 +1,10 @@
 """A range of workers: which numbers, and a cluster of two nodes that loses one and gets another."""
 
-import contextlib
-import json
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +15,8 @@ from afa_dist.distributed import SLICE
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime.elastic import Sizes, wait_for_room
 from afa_dist.training.run_dir import RunDirectory
-from tests.conftest import free_port
-from tests.object_store import KEYS, ObjectStore
+from tests.nodes import nodes_of, wait_for
+from tests.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[2]
 NODE = dict[str, float]
@@ -98,84 +93,6 @@ def test_groups_that_never_start_end_the_run(ray_cluster, tmp_path):
     assert len(set(tried)) == MOST_UNSTARTED + 1
 
 
-class TwoNodes:
-    """A cluster of its own on this machine: a head node for the driver, and nodes that come and go, one CPU each.
-
-    Each has a folder of its own for working copies, as if it were a machine of its own.
-    """
-
-    def __init__(self, folder: Path, head_cpus: int = 1) -> None:
-        self.folder = folder
-        self.address = f"127.0.0.1:{free_port()}"
-        self.nodes: list[subprocess.Popen] = []
-        (folder / "token").touch(mode=0o600)
-        (folder / "token").write_text("2" * 64)
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_ADDRESS": self.address}
-        # Ray looks for drained nodes every 5 s otherwise.
-        self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "OMP_NUM_THREADS": "1"}
-        self.env |= KEYS
-        port = self.address.partition(":")[2]
-        self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'r'}", cpus=head_cpus)
-
-    def start(self, *options: str, cpus: int = 1) -> subprocess.Popen:
-        log = self.folder / f"node-{len(self.nodes)}.log"
-        command = [Path(sys.executable).parent / "ray", "start", "--block", f"--num-cpus={cpus}"]
-        command += [
-            "--node-ip-address=127.0.0.1",
-            "--object-store-memory=200000000",
-            "--dashboard-agent-listen-port=0",
-            "--disable-usage-stats",
-            *options,
-        ]
-        command += ["--resources", json.dumps({f"n{len(self.nodes)}": 1})]
-        with log.open("w") as file:
-            env = {**self.env, "XDG_CACHE_HOME": str(self.cache(len(self.nodes)))}
-            node = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
-        self.nodes.append(node)
-        wait_for(lambda: "Ray runtime started" in log.read_text(), node, 60, log)
-        return node
-
-    def cache(self, number: int) -> Path:
-        return self.folder / f"cache-{number}"
-
-    def add(self) -> subprocess.Popen:
-        return self.start(f"--address={self.address}")
-
-    def drain(self, number: int) -> None:
-        """Ray's notice that a node is about to be taken away, as a cloud or Slurm would give it."""
-        find = "import ray; ray.init(logging_level='ERROR')\n"
-        find += f"print(*(node['NodeID'] for node in ray.nodes() if 'n{number}' in node['Resources']))"
-        python = Path(sys.executable)
-        found = subprocess.run([python, "-c", find], env=self.env, capture_output=True, text=True, check=True, timeout=60)
-        command = [python.parent / "ray", "drain-node", "--address", self.address, "--node-id", found.stdout.strip()]
-        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
-        subprocess.run([*command, "--deadline-remaining-seconds", "100"], env=self.env, check=True, timeout=60)
-
-    def kill(self, node: subprocess.Popen) -> None:
-        """SIGKILL to all of a node's processes: the machine is gone."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
-            for process in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        node.wait(timeout=30)
-
-    def close(self) -> None:
-        for node in reversed(self.nodes):
-            self.kill(node)
-
-
-@contextlib.contextmanager
-def nodes_of(**options):
-    with tempfile.TemporaryDirectory(prefix="afa2", dir="/tmp") as folder:  # Ray's sockets need a short path
-        cluster = TwoNodes(Path(folder), **options)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-
-
 @pytest.fixture
 def two_nodes():
     with nodes_of() as cluster:
@@ -196,14 +113,6 @@ def job(folder: Path, epochs: int, *options: str, env=None, runs_dir="") -> subp
         stdout=log,
         stderr=subprocess.STDOUT,
     )
-
-
-def wait_for(condition, process, seconds, log):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
 
 
 class Watched:
