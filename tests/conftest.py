@@ -85,8 +85,16 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path, seconds: floa
 
 
 @pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
+def trained(trained_run):
     """A small classifier of digits with some robustness, trained in a few seconds."""
+    from afa_dist.models.export import load_classifier
+
+    return load_classifier(trained_run.model).net
+
+
+@pytest.fixture(scope="session")
+def trained_run(digits, tmp_path_factory):
+    """The run directory of `trained`."""
     from afa_dist.config import (
         ClassifierAttackConfig,
         FinetuneRun,
@@ -96,7 +104,6 @@ def trained(digits, tmp_path_factory):
         ValidationConfig,
     )
     from afa_dist.distributed import World
-    from afa_dist.models.export import load_classifier
     from afa_dist.training.job import train
     from afa_dist.training.run_dir import RunDirectory
 
@@ -112,4 +119,4 @@ def trained(digits, tmp_path_factory):
     directory = RunDirectory(tmp_path_factory.mktemp("trained") / "run")
     directory.create(run, {})
     train(run, digits, directory, World(), on_row=lambda row: None)
-    return load_classifier(directory.model).net
+    return directory

@@ -15,6 +15,7 @@ from afa_dist.data.catalogue import load_part
 from afa_dist.errors import Problem, Stopped, UserError
 from afa_dist.evaluation.subject import is_foreign, load_subject, model_folder
 from afa_dist.models.export import read_config
+from afa_dist.report.report import report_of
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.evaluate import evaluate, so_far
 from afa_dist.runtime.evaluation_checks import Prepared, check
@@ -92,6 +93,8 @@ def execute(run: EvaluateRun, prepared: Prepared) -> None:
         say(f"{done}; when all starts are done, the same command with --merge in its place shows the result")
     else:
         show(run, summary)
+        if path := report_of(run):
+            say(f"report: {path}")
     say(f"run directory: {where_of(run)}")
 
 

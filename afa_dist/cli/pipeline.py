@@ -17,6 +17,7 @@ from afa_dist.cli.titles import title_of
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, TrainingError
+from afa_dist.report.report import report_of
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluation_checks import check as check_evaluation
 from afa_dist.runtime.placement import torchrun_size
@@ -156,8 +157,11 @@ def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
             results[title] = evaluating.measure(evaluation, check_evaluation(evaluation), f"evaluate {title}")
     root = RunDirectory.of(run)
     root.write_json("summary.json", results)
+    path = report_of(run)
     complete(run, root)
     say(accuracy_table(results, evaluating.evaluation_title(run.evaluate)))
+    if path:
+        say(f"report: {path}")
     say(f"run directory: {where_of(run)}")
 
 

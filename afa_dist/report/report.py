@@ -1,0 +1,90 @@
+"""The report of some runs, from their folders to a page."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from afa_dist.config import BaseRun, DataConfig
+from afa_dist.data.catalogue import load_part
+from afa_dist.data.image_set import ImageSet
+from afa_dist.errors import TrainingError, UserError
+from afa_dist.evaluation.outcome import DamagedOutcome
+from afa_dist.report import sections
+from afa_dist.report.blocks import Section
+from afa_dist.report.page import write_page
+from afa_dist.report.sources import Entry, Evaluation, collect
+from afa_dist.training.mirroring import put_files
+from afa_dist.training.run_dir import RunDirectory
+
+
+def write_report(entries: Sequence[Entry], path: Path, title: str) -> None:
+    """Write the page about `entries`.
+
+    Raises:
+        UserError: the packages for it are missing.
+    """
+    write_page(path, title, sections_of(entries))
+
+
+def sections_of(entries: Sequence[Entry]) -> list[Section]:
+    """Everything that there is to show; sections without content included."""
+    images = images_of(entries)
+    return [
+        sections.headline(entries),
+        sections.curves(entries),
+        sections.training(entries),
+        sections.classes(entries, images),
+        _examples(entries, images),
+        sections.features(entries, images),
+        sections.lipschitz(entries),
+        sections.corruptions(entries),
+        sections.saliency(entries, images),
+        sections.provenance(entries),
+    ]
+
+
+def report_of(run: BaseRun) -> Path | None:
+    """Write `report.html` into the run directory of something that has just ended; None, with a warning, if that cannot be
+    done: results are not lost for the want of a page."""
+    directory = RunDirectory.of(run)
+    path = directory.path / "report.html"
+    try:
+        entries = collect([str(directory.path)])
+        write_report(entries, path, ", ".join(dict.fromkeys(entry.title for entry in entries)))
+        put_files(run, directory, only=path.name)
+    except (UserError, TrainingError) as error:
+        warnings.warn(f"no report was written: {error}", stacklevel=2)
+        return None
+    return path
+
+
+def images_of(entries: Sequence[Entry]) -> dict[str, ImageSet]:
+    """The images that models were measured on, by their fingerprint; those that cannot be read here are left out."""
+    found: dict[str, ImageSet] = {}
+    for entry in entries:
+        for source in (entry.evaluation, entry.analysis):
+            if source is None:
+                continue
+            config = source.directory.read_config()
+            wanted = (source.summary if isinstance(source, Evaluation) else source.facts)["data_fingerprint"]
+            if wanted in found:
+                continue
+            try:
+                test = load_part(DataConfig(**config["data"]), config.get("part", "test"))
+            except (UserError, KeyError, TypeError) as error:
+                warnings.warn(f"images of {source.directory.place} cannot be shown: {error}", stacklevel=2)
+                continue
+            if test.fingerprint() == wanted:
+                found[wanted] = test
+            else:
+                warnings.warn(f"the images of {source.directory.place} are others now, and not shown", stacklevel=2)
+    return found
+
+
+def _examples(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
+    try:
+        return sections.examples(entries, images)
+    except (DamagedOutcome, OSError) as error:
+        return Section("examples", "Adversarial images", warnings=[f"They cannot be shown: {error}"])

