@@ -19,7 +19,7 @@ from afa_dist.errors import Problem
 class ImageSet:
     """Labelled images of one size.
 
-    images_NCHW: uint8, 0 to 255. labels_N: int64, 0 to len(classes)-1.
+    images_NCHW: uint8, 0 to 255; or, to measure on, float32 in [0, 1]. labels_N: int64, 0 to len(classes)-1.
     """
 
     images_NCHW: torch.Tensor
@@ -38,6 +38,11 @@ class ImageSet:
     def to(self, device: torch.device) -> ImageSet:
         """The same images on `device`."""
         return dataclasses.replace(self, images_NCHW=self.images_NCHW.to(device), labels_N=self.labels_N.to(device))
+
+    def pixels(self, index_M: torch.Tensor) -> torch.Tensor:
+        """Chosen images with pixels in [0, 1], float32 (M, C, H, W)."""
+        chosen = self.images_NCHW[index_M]
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         index = torch.from_numpy(np.asarray(indices, dtype=np.int64))

@@ -94,7 +94,7 @@ def _attack_once(
     maximised, steps = _MAXIMISED[attack.objective], attack.steps
 
     def note(x_adv: torch.Tensor, logits: torch.Tensor) -> None:
-        new_S = (logits.argmax(dim=1) != y) & ~fell_S
+        new_S = ~is_right(logits, y) & ~fell_S
         fell_S.logical_or_(new_S)
         torch.where(new_S[:, None, None, None], x_adv, x_found, out=x_found)
 
@@ -114,7 +114,12 @@ def _attack_once(
 def misclassified(net: nn.Module, x_adv: torch.Tensor, x: torch.Tensor, y: torch.Tensor, ball: Ball) -> torch.Tensor:
     """Which of `x_adv` are allowed and misclassified; what another library returns is checked, not believed."""
     with torch.no_grad():
-        return is_allowed(x_adv, x, ball) & (net(x_adv).argmax(dim=1) != y)
+        return is_allowed(x_adv, x, ball) & ~is_right(net(x_adv), y)
+
+
+def is_right(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Which rows of `logits` name the class `y`; logits that are not finite name none."""
+    return (logits.argmax(dim=1) == y) & torch.isfinite(logits).all(dim=1)
 
 
 def is_allowed(x_adv: torch.Tensor, x: torch.Tensor, ball: Ball) -> torch.Tensor:

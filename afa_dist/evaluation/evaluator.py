@@ -6,7 +6,7 @@ Legend: N images of the shard, S images still standing, R of them broken, C chan
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from afa_dist.evaluation.attacking import attack_standing
 from afa_dist.evaluation.outcome import CLEAN, Outcome, attacked_hash
 from afa_dist.models.norm import folds_kept
 
-OnPass = Callable[[int], None]
-"""Called before each forward pass, with its number of images; what it raises ends the attack."""
-
 
 class ShardEvaluator:
     """Evaluates any shard of a run; made once for each process that takes part."""
@@ -33,8 +30,6 @@ class ShardEvaluator:
         self.net = net.to(device)
         self.device = torch.device(device)
         self.ball = Ball(run.threat.norm, run.threat.eps)
-        self.on_pass: OnPass = lambda images: None
-        self.net.register_forward_pre_hook(lambda module, args: self.on_pass(len(args[0])))
 
     def evaluate(self, start: int, name: str, standing_S: np.ndarray) -> Outcome:
         """What `name` does to the images `standing_S` of the shard that begins with image `start`."""
@@ -48,8 +43,7 @@ class ShardEvaluator:
     def images(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels in [0, 1] (N, C, H, W) and labels (N,), on the device."""
         index = torch.from_numpy(indices)
-        x = self.test.images_NCHW[index].to(self.device)
-        return x.float() / 255, self.test.labels_N[index].to(self.device)
+        return self.test.pixels(index).to(self.device), self.test.labels_N[index].to(self.device)
 
     def batches(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Portions of `indices` that are passed through the network together; they depend on nothing but these."""

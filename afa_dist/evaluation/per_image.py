@@ -51,7 +51,7 @@ def shard_table(outcomes: Sequence[Outcome], test: ImageSet) -> pa.Table:
         standing = [place for place, by in enumerate(broken_by) if by is None]
         seconds[standing] += outcome.seconds / outcome.count
         places_R = outcome.broken - clean.start
-        x = test.images_NCHW[torch.from_numpy(outcome.broken)].float() / 255
+        x = test.pixels(torch.from_numpy(outcome.broken))
         delta_RD = (outcome.tensors["x_adv_RCHW"] - x).flatten(1)
         adv_prediction[places_R] = outcome.tensors["predictions_R"].numpy()
         found["adv_margin"][places_R] = outcome.tensors["margins_R"].numpy()

@@ -13,7 +13,7 @@ import torch
 
 from afa_dist.attacks import Ball, attack_mode, cross_entropy, margin, pgd
 from afa_dist.distributed import SlicedRandom
-from afa_dist.evaluation.attacking import is_allowed
+from afa_dist.evaluation.attacking import is_allowed, is_right
 from afa_dist.evaluation.evaluator import ShardEvaluator
 
 PROBED = 128
@@ -82,7 +82,8 @@ def _broken_by_noise(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor
             noise = noise.sign() * ball.eps
         else:
             noise *= ball.eps / noise.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
-        fell_N |= evaluator.logits((x + noise).clamp(0, 1)).argmax(dim=1) != y
+        with torch.no_grad():
+            fell_N |= ~is_right(evaluator.net((x + noise).clamp(0, 1)), y)
     return fell_N
 
 
@@ -92,7 +93,8 @@ def _huge_accuracy(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor, 
     x_adv = pgd(
         lambda x_adv: cross_entropy(evaluator.net(x_adv), y), x, ball, steps=HUGE_STEPS, step_size=2.5 * eps / HUGE_STEPS
     )
-    return float((evaluator.logits(x_adv).argmax(dim=1) == y).float().mean())
+    with torch.no_grad():
+        return float(is_right(evaluator.net(x_adv), y).float().mean())
 
 
 def _zero_gradients(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -66,7 +66,7 @@ def load_subject(model: str) -> Subject:
         raise UserError.one("model", f"{model}: {_REFUSED[suffix]}")
     if is_foreign(model):
         net = _timm(model.removeprefix(TIMM)) if model.startswith(TIMM) else _made_by(model)
-        return Subject(net.eval(), _hash(net, model), {})
+        return Subject(net.eval(), weights_hash(net, model), {})
     folder = model_folder(model)
     exported = load_classifier(folder)
     return Subject(exported.net, sha256(folder / "model.safetensors"), exported.config)
@@ -98,7 +98,7 @@ def subject_problems(subject: Subject, model: str, test: ImageSet) -> Iterator[P
         return
     if len(test) == 0:
         return
-    x = test.images_NCHW[:2].float() / 255
+    x = test.pixels(torch.arange(min(2, len(test))))
     try:
         with torch.no_grad():
             logits = subject.net(x)
@@ -151,7 +151,7 @@ def _timm(name: str) -> nn.Module:
     return nn.Sequential(PixelNormalise(tuple(settings["mean"]), tuple(settings["std"])), net)
 
 
-def _hash(net: nn.Module, name: str) -> str:
+def weights_hash(net: nn.Module, name: str) -> str:
     """SHA-256 over the name and all weights and buffers."""
     digest = hashlib.sha256(name.encode())
     for key, tensor in sorted(net.state_dict().items()):

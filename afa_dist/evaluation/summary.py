@@ -63,9 +63,18 @@ def single_parts(attacks: Sequence[str]) -> list[str]:
 
 
 def warnings_of(
-    broken_by: Sequence[str | None], attacks: Sequence[str], probed: Mapping[str, Any], not_confirmed: Collection[int]
+    broken_by: Sequence[str | None],
+    attacks: Sequence[str],
+    probed: Mapping[str, Any],
+    not_confirmed: Collection[int],
+    not_finite: int = 0,
 ) -> Iterator[str]:
-    """Signs that the figures flatter the network, or that they mean nothing."""
+    """Signs that the figures flatter the network, or that they mean nothing.
+
+    not_finite: number of adversarial images whose logits are NaN or infinite.
+    """
+    if not_finite:
+        yield f"the network's logits are NaN or infinite on {not_finite} adversarial images; these count as broken"
     yield from _masking(broken_by, list(single_attacks(attacks)))
     yield from _probe_warnings(broken_by, probed)
     if not_confirmed:

@@ -96,7 +96,7 @@ def features(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
         test = images.get(facts["data_fingerprint"])
         if data := charts.embedding(entry, facts["classes"]):
             arrays = entry.analysis.arrays
-            sheets = [sprite(_pixels(test, arrays["indices_N"])), sprite(arrays["x_adv_NCHW"])] if test else []
+            sheets = [sprite(test.pixels(arrays["indices_N"])), sprite(arrays["x_adv_NCHW"])] if test else []
             tile = (int(arrays["x_adv_NCHW"].shape[2]), int(arrays["x_adv_NCHW"].shape[3]))
             words = "Circles are clean images, crosses the same ones attacked; one colour a class."
             section.figures.append(Figure(f"{entry.title}: map of features", words, data, sheets, tile))
@@ -166,7 +166,7 @@ def saliency(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
             continue
         arrays = entry.analysis.arrays
         for place, index in enumerate(arrays["saliency_indices_M"].tolist()[:SALIENCIES]):
-            clean = _pixels(test, torch.tensor([index]))[0]
+            clean = test.pixels(torch.tensor([index]))[0]
             pictures = [Picture(png(clean), "clean image", "clean")]
             pictures += [_map(arrays, f"{kind}_MHW", place, f"{kind}, clean") for kind in ("gradient", "integrated")]
             pictures.append(Picture(png(arrays["saliency_x_adv_MCHW"][place]), "attacked image", "attacked"))
@@ -227,7 +227,7 @@ def examples(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
         broken = dict(_broken(entry))
         for index in _one_of_each(broken, test.labels_N):
             row, x_adv = columns[index], broken[index]
-            x = _pixels(test, torch.tensor([index]))[0]
+            x = test.pixels(torch.tensor([index]))[0]
             change, factor = magnified(x_adv - x)
             label, taken = test.classes[row["label"]], test.classes[row["adv_prediction"]]
             pictures = [
@@ -276,10 +276,6 @@ def provenance(entries: Sequence[Entry]) -> Section:
 def _summary(entry: Entry) -> dict[str, Any]:
     assert entry.evaluation is not None
     return dict(entry.evaluation.summary)
-
-
-def _pixels(test: ImageSet, indices_N: torch.Tensor) -> torch.Tensor:
-    return test.images_NCHW[indices_N].float() / 255
 
 
 def _accuracy_cell(entry: dict[str, Any] | None) -> Cell:

@@ -126,7 +126,7 @@ class _Work:
         return {
             "accuracies": accuracies(broken_by, attacks),
             "label": label_of(attacks),
-            "warnings": list(warnings_of(broken_by, attacks, probed, not_confirmed)),
+            "warnings": list(warnings_of(broken_by, attacks, probed, not_confirmed, fallen - _finite(table))),
             "rechecked": {"images": fallen, "failed": not_confirmed},
             "probes": probed,
             "seconds": round(float(np.sum(table["seconds"].to_numpy())), 1),
@@ -181,6 +181,12 @@ def _executor(run: EvaluateRun, prepared: Prepared, placement: Placement) -> Exe
     from afa_dist.runtime.ray_evaluate import OnRay  # imports Ray, after the session's settings
 
     return OnRay(run, prepared, placement)
+
+
+def _finite(table: pa.Table) -> int:
+    """How many adversarial images have a margin."""
+    margins = table["adv_margin"]
+    return len(margins) - margins.null_count
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def check(run: EvaluateRun) -> Prepared:
         problems.append(Problem("part", "holds no images (data.held_out is 0); use test"))
     if subject is not None and test is not None:
         problems.extend(subject_problems(subject, run.model, test))
-        problems.extend(_attack_problems(run, len(test.classes)))
+        problems.extend(attack_problems(run, len(test.classes)))
         problems.extend(_directory_problems(run, Prepared(subject, test)))
     if problems or test is None or subject is None:
         raise UserError(problems)
@@ -85,7 +85,8 @@ def facts_of(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _attack_problems(run: EvaluateRun, classes: int) -> Iterator[Problem]:
+def attack_problems(run: EvaluateRun, classes: int) -> Iterator[Problem]:
+    """Attacks that cannot be run with so few classes."""
     for name in run.single_attacks:
         attack = parse_attack(name)
         fewest = FEWEST_CLASSES.get(attack.kind, 0) if isinstance(attack, AutoAttackPart) else 0

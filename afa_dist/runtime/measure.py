@@ -1,0 +1,108 @@
+"""Measuring any torch module on any images from Python, without a run specification.
+
+Legend: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from afa_dist.config import EvaluateRun, ScalingConfig, ThreatConfig
+from afa_dist.data.image_set import ImageSet
+from afa_dist.errors import Problem, UserError
+from afa_dist.evaluation.subject import Subject, subject_problems, weights_hash
+from afa_dist.evaluation.work import OnProgress
+from afa_dist.runtime.evaluate import evaluate
+from afa_dist.runtime.evaluation_checks import Prepared, attack_problems
+from afa_dist.runtime.placement import Placement
+
+
+def measure(
+    net: nn.Module,
+    images_NCHW: torch.Tensor,
+    labels_N: torch.Tensor,
+    *,
+    eps: float,
+    norm: Literal["linf", "l2"] = "linf",
+    attacks: Sequence[str] = ("standard",),
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 250,
+    device: str = "cpu",
+    folder: Path | str = "",
+    on_progress: OnProgress = lambda progress: None,
+) -> dict[str, Any]:
+    """Accuracy of `net`, clean and attacked, as `jobs/evaluate.py` measures it; returns what its summary.json holds.
+
+        summary = measure(net, images, labels, eps=8 / 255, attacks=["autoattack"])
+        print(summary["accuracies"]["autoattack"])
+
+    Args:
+        net: pixels in [0, 1] (N, C, H, W) to logits (N, K).
+        images_NCHW: pixels, float in [0, 1] or uint8.
+        labels_N: whole numbers from 0 to K - 1.
+        eps: radius on the [0, 1] scale.
+        attacks: names as for `jobs/evaluate.py --attacks`.
+        classes: names of the K classes; their numbers if empty.
+        folder: where finished attacks are kept, and the same call goes on after a kill; empty = nowhere.
+
+    Raises:
+        UserError: all that is wrong with images, labels, network and attacks.
+    """
+    problems = [*_image_problems(images_NCHW, labels_N)]
+    if problems:
+        raise UserError(problems)
+    net = copy.deepcopy(net).cpu().eval()  # the caller's stays what and where it is
+    if not classes:
+        with torch.no_grad():
+            logits = net(_pixels(images_NCHW[:1]).cpu())
+        classes = tuple(map(str, range(logits.shape[1] if logits.dim() == 2 else 0)))
+    test = ImageSet(images_NCHW.cpu(), labels_N.long().cpu(), tuple(classes))
+    subject = Subject(net, weights_hash(net, type(net).__qualname__), {})
+    with tempfile.TemporaryDirectory() as temporary:
+        run = EvaluateRun(
+            model=type(net).__qualname__,
+            runs_dir=str(folder or temporary),
+            name="measured",
+            threat=ThreatConfig(norm=norm, eps=eps),
+            attacks=tuple(attacks),
+            seed=seed,
+            batch_size=batch_size,
+            scaling=ScalingConfig(workers=0),
+        )
+        problems = [*subject_problems(subject, "net", test), *attack_problems(run, len(classes))]
+        if len(classes) and int(labels_N.max()) >= len(classes):
+            problems.append(Problem("labels", f"reach to {int(labels_N.max())}; there are {len(classes)} classes"))
+        if problems:
+            raise UserError(problems)
+        placement = Placement(0, device != "cpu", torch.get_num_threads())
+        return evaluate(run, Prepared(subject, test), placement, on_progress)
+
+
+def _pixels(images_NCHW: torch.Tensor) -> torch.Tensor:
+    return images_NCHW.float() / 255 if images_NCHW.dtype == torch.uint8 else images_NCHW.float()
+
+
+def _image_problems(images_NCHW: torch.Tensor, labels_N: torch.Tensor) -> Iterator[Problem]:
+    shape = tuple(images_NCHW.shape)
+    if images_NCHW.dim() != 4:
+        yield Problem("images", f"have shape {shape}; give (images, channels, height, width)")
+        return
+    if shape[0] == 0:
+        yield Problem("images", "are none; give at least one")
+    elif images_NCHW.dtype != torch.uint8:
+        low, high = float(images_NCHW.min()), float(images_NCHW.max())
+        if not (low >= 0 and high <= 1):  # NaN as well
+            hint = "divide by 255" if high > 1.5 else "leave normalisation to the network"
+            yield Problem("images", f"have pixels from {low:g} to {high:g}; they must lie in [0, 1]: {hint}")
+    if tuple(labels_N.shape) != shape[:1]:
+        yield Problem("labels", f"have shape {tuple(labels_N.shape)}; give one for each of the {shape[0]} images")
+    elif labels_N.is_floating_point() or (len(labels_N) and int(labels_N.min()) < 0):
+        yield Problem("labels", "must be whole numbers from 0 on")
