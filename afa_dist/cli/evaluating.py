@@ -88,7 +88,7 @@ def execute(run: EvaluateRun, prepared: Prepared) -> None:
         if not run.shard and (summary := so_far(run, prepared)):
             say(accuracy_table({run.model: summary}, f"not finished; upper bounds. {evaluation_title(run)}"))
         raise
-    if run.shard:
+    if "shard" in summary:
         done = f"{counted(summary['shards'], 'shard')} of {summary['of']} done by shard {run.shard}"
         say(f"{done}; when all starts are done, the same command with --merge in its place shows the result")
     else:

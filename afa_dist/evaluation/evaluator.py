@@ -5,6 +5,7 @@ Legend: N images of the shard, S images still standing, R of them broken, C chan
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -34,11 +35,20 @@ class ShardEvaluator:
     def evaluate(self, start: int, name: str, standing_S: np.ndarray) -> Outcome:
         """What `name` does to the images `standing_S` of the shard that begins with image `start`."""
         began = time.monotonic()
-        with attack_mode(self.net), folds_kept():
+        with self.measuring(), folds_kept():
             tensors = self._classify(standing_S) if name == CLEAN else self._attack(name, standing_S)
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}  # which also waits for a GPU
         seconds = time.monotonic() - began
         return Outcome(name, start, attacked_hash(standing_S), len(standing_S), seconds, self.device.type, tensors)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Inside, the network is as it is attacked, and a GPU computes in full float32, the same way each time."""
+        with (
+            attack_mode(self.net),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
 
     def images(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels in [0, 1] (N, C, H, W) and labels (N,), on the device."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from afa_dist.attacks import Ball, attack_mode, cross_entropy, margin, pgd
+from afa_dist.attacks import Ball, cross_entropy, margin, pgd
 from afa_dist.distributed import SlicedRandom
 from afa_dist.evaluation.attacking import is_allowed, is_right
 from afa_dist.evaluation.evaluator import ShardEvaluator
@@ -36,7 +36,7 @@ def probe(evaluator: ShardEvaluator, indices_N: np.ndarray) -> dict[str, Any]:
     whether the logits look like these.
     """
     x, y = evaluator.images(indices_N)
-    with attack_mode(evaluator.net):
+    with evaluator.measuring():
         before = {name: buffer.clone() for name, buffer in evaluator.net.named_buffers()}
         logits = [evaluator.logits(x) for _ in range(REPEATS)]
         noisy_N = _broken_by_noise(evaluator, x, y)
@@ -63,7 +63,7 @@ def recheck(evaluator: ShardEvaluator, indices_R: np.ndarray, x_adv_RCHW: torch.
         batch = indices_R[begin : begin + evaluator.run.batch_size]
         x, y = evaluator.images(batch)
         x_adv = x_adv_RCHW[begin : begin + len(batch)].to(evaluator.device)
-        with attack_mode(evaluator.net), torch.no_grad():
+        with evaluator.measuring(), torch.no_grad():
             logits = evaluator.net(x_adv)
         right = -margin(logits, y) > ROUNDING * logits.abs().amax(dim=1)
         holds = is_allowed(x_adv, x, evaluator.ball) & ~right

@@ -95,19 +95,22 @@ def work_off(
 
 def call_all(calls: Iterable[tuple[Any, ...]], executor: Executor, tick: Callable[[], None]) -> list[Any]:
     """Results of calls (name and arguments each), in their order."""
-    waiting = list(enumerate(calls))
+    waiting = enumerate(calls)  # their arguments may be large: made when they are needed
     results: dict[int, Any] = {}
-    total = len(waiting)
+    begun = 0
     try:
-        while len(results) < total:
-            while waiting and executor.free:
-                number, (name, *args) = waiting.pop(0)
+        while True:
+            while executor.free and (call := next(waiting, None)):
+                number, (name, *args) = call
                 executor.begin(number, name, *args)
+                begun += 1
+            if len(results) == begun:
+                break
             results.update(executor.finished(tick))
     except BaseException:
         executor.cancel()
         raise
-    return [results[number] for number in range(total)]
+    return [results[number] for number in range(begun)]
 
 
 def _progress(plan: Plan, running: set[Unit], executor: Executor) -> Progress:

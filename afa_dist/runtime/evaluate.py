@@ -118,7 +118,7 @@ class _Work:
         if len(right):
             chosen = right[np.linspace(0, len(right) - 1, min(PROBED, len(right))).round().astype(np.int64)]
             (probed,) = call_all([("probe", chosen)], executor, tick)
-        rechecks = [("recheck", *self._broken(start)) for start in self.plan.starts]
+        rechecks = (("recheck", *self._broken(start)) for start in self.plan.starts)
         not_confirmed = sorted(index for failed in call_all(rechecks, executor, tick) for index in failed)
         table = write_per_image(self.directory.path / "evaluation" / "per_image.parquet", tables)
         attacks = self.run.single_attacks

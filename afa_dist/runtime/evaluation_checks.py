@@ -109,7 +109,9 @@ def _directory_problems(run: EvaluateRun, prepared: Prepared) -> Iterator[Proble
     yield from directory.problems(run)
     recorded = directory.read_json(IDENTITY)
     if not recorded:
-        if run.merge:
+        if directory.has_results():
+            yield Problem("name", f"{directory.place} holds an evaluation of an earlier version; choose another name")
+        elif run.merge:
             yield Problem("merge", f"{directory.place} holds no evaluation; start with shard i/n first")
         return
     now = facts_of(run, prepared)
