@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -126,8 +125,3 @@ class Analyser:
         with attack_mode(net):
             x_adv = self.attack(lambda x, y, places: lambda moved: cross_entropy(net(moved), y), "classifier")
             return Attacked(x_adv, self.through(net, self.clean()), self.through(net, x_adv))
-
-
-def unit_rows(indices: np.ndarray, images: ImageSet) -> torch.Tensor:
-    """Pixels in [0, 1] of some images of a set, on the CPU."""
-    return images.images_NCHW[torch.from_numpy(indices)].float() / 255

@@ -1,17 +1,19 @@
 """Common corruptions, made on the device: noise, blur, weather and what cameras and files do to images.
 
-The kinds, and where they have them the strengths, are those of CIFAR-10-C (Hendrycks & Dietterich, 1903.12261); the images
-are not: theirs come from other libraries and other random numbers. Figures are comparable between models measured here,
-not with published ones (for these, `afa_dist.analysis.cifar_c` reads the published files).
+The kinds are those of CIFAR-10-C (Hendrycks & Dietterich, 1903.12261), and for noise, gaussian blur, fog, brightness and
+contrast the strengths as well. The images are not: theirs come from other libraries and other random numbers. Figures are
+comparable between models measured here, not with published ones (`afa_dist.analysis.cifar_c` reads the published files).
 
 Legend: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -151,10 +153,19 @@ def pixelate(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tenso
 
 
 def jpeg_compression(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:
-    """torchvision codes one image at a time, on the CPU."""
+    """By pillow, one image at a time, on the CPU: torchvision is about to give up its own coder (deprecated since 0.29)."""
     quality = (80, 58, 40, 25, 10)[strength - 1]
-    bytes_BCHW = (x * 255).round().to(torch.uint8).cpu()
-    return torch.stack([tv.jpeg(image, quality) for image in bytes_BCHW]).to(x) / 255
+    bytes_BHWC = (x * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
+    coded = np.stack([_jpeg(image, quality) for image in bytes_BHWC])
+    return torch.from_numpy(coded).permute(0, 3, 1, 2).to(x) / 255
+
+
+def _jpeg(image_HWC: np.ndarray, quality: int) -> np.ndarray:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image_HWC.squeeze(2) if image_HWC.shape[2] == 1 else image_HWC).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file)).reshape(image_HWC.shape)
 
 
 def saturate(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:

@@ -29,7 +29,7 @@ def planes(clean_NF: torch.Tensor, adv_NF: torch.Tensor) -> dict[str, torch.Tens
             "pca": PCA(2, svd_solver="full", random_state=0).fit_transform(both),
             "tsne": TSNE(2, init="pca", perplexity=perplexity, random_state=0).fit_transform(both),
         }
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, points in found.items():
         clean_N2, adv_N2 = torch.from_numpy(points).float().split(len(clean_NF))
         tensors |= {f"{name}_N2": clean_N2.contiguous(), f"{name}_adv_N2": adv_N2.contiguous()}

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from afa_dist.evaluation.outcome import DamagedOutcome, ForeignOutcome
+from afa_dist.evaluation.outcome import DamagedOutcome, ForeignOutcome, identity_of
 from afa_dist.files import write_aside
 
 
@@ -26,12 +26,13 @@ class Part(NamedTuple):
 class PartStore:
     """Parts of one analysis in a folder. A file appears whole or not at all, and is checked when it is read.
 
-    identity: hash of all that the parts depend on (`identity_of`).
+    facts: all that every part depends on. own: by part, what it alone depends on beside.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> None:
         self.folder = folder
-        self.identity = identity
+        self.facts = facts
+        self.own = own
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -40,14 +41,16 @@ class PartStore:
         """Write it; returns the file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in part.tensors.items()}
-        text = json.dumps({"name": name, "identity": self.identity, "figures": part.figures}, sort_keys=True)
+        text = json.dumps({"name": name, **self._identities(name), "figures": part.figures})
         metadata = {"part": text, "sha256": _digest(text, tensors)}
         path = self.path(name)
         write_aside(path, lambda aside: save_file(tensors, aside, metadata))
         return path
 
-    def load(self, name: str) -> Part | None:
+    def load(self, name: str, asked: bool) -> Part | None:
         """The part, or None if there is none.
+
+        asked: whether this start asks for it, and so knows what it alone depends on.
 
         Raises:
             DamagedOutcome: the file is not whole.
@@ -56,10 +59,14 @@ class PartStore:
         path = self.path(name)
         if not path.exists():
             return None
-        facts, tensors = _read(path)
-        if facts["identity"] != self.identity or facts["name"] != name:
+        kept, tensors = _read(path)
+        now = {"name": name, **self._identities(name)}
+        if any(kept[key] != value for key, value in now.items() if asked or key != "own"):
             raise ForeignOutcome(f"{path} was made by an analysis with other weights, images, options or versions")
-        return Part(facts["figures"], tensors)
+        return Part(kept["figures"], tensors)
+
+    def _identities(self, name: str) -> dict[str, str]:
+        return {"identity": identity_of(self.facts), "own": identity_of(self.own.get(name, {}))}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -15,9 +15,7 @@ STEPS = 50
 """Points on the way from black to the image, of integrated gradients (captum's default)."""
 
 
-def saliency_maps(
-    net: nn.Module, x_MCHW: torch.Tensor, y_M: torch.Tensor, batch_size: int
-) -> dict[str, torch.Tensor]:
+def saliency_maps(net: nn.Module, x_MCHW: torch.Tensor, y_M: torch.Tensor, batch_size: int) -> dict[str, torch.Tensor]:
     """What the logit of each image's own class owes to each pixel, (M, C, H, W), signed.
 
     gradient: its derivative (Simonyan et al., 1312.6034). integrated: integrated gradients from a black image (Sundararajan

@@ -35,7 +35,9 @@ class AnalyseRun(BaseRun):
     data: DataConfig = section(DataConfig, "which images; by default those the model was trained with")
     threat: ThreatConfig = section(ThreatConfig, "the attack's ball; by default the one the model was trained with")
     images: int = setting(
-        512, "test images, chosen evenly by class; the choice depends on the data alone, so that models can be compared", ge=20
+        512,
+        "test images, chosen evenly by class; the choice depends on the data alone, so that models can be compared",
+        ge=20,
     )
     steps: int = setting(20, "steps of PGD, each 2.5 eps / steps long", ge=1)
     parts: tuple[str, ...] = setting(

@@ -34,8 +34,8 @@ MAY_CHANGE = (
     "optimiser.max_skipped",
 )
 """What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
-recognised by what is in them, what becomes of steps that would have ended it, how many checkpoints it keeps, and how much of
-an analysis is asked for."""
+recognised by what is in them, what becomes of steps that would have ended it, how many checkpoints it keeps, which parts
+an analysis has."""
 
 PATHS = ("init", "model", "pretrained", "corruptions_path")
 """Options that name a place: two ways of writing one place are no difference."""
