@@ -4,6 +4,8 @@ The kinds are those of CIFAR-10-C (Hendrycks & Dietterich, 1903.12261), and for 
 contrast the strengths as well. The images are not: theirs come from other libraries and other random numbers. Figures are
 comparable between models measured here, not with published ones (`afa_dist.analysis.cifar_c` reads the published files).
 
+torchvision and kornia are imported where they are used: both take their time.
+
 Legend: B images, C channels, H height, W width.
 """
 
@@ -15,9 +17,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
-
 from afa_dist.distributed import derive_seed
 
 STRENGTHS = (1, 2, 3, 4, 5)
@@ -78,6 +77,8 @@ def speckle_noise(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.
 
 
 def gaussian_blur(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:
+    from torchvision.transforms.v2 import functional as tv
+
     sigma = _length((0.4, 0.6, 0.7, 0.8, 1.0)[strength - 1], x)
     return tv.gaussian_blur(x, [_odd(8 * sigma, x)] * 2, [sigma] * 2)
 
@@ -141,11 +142,16 @@ def brightness(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Ten
 
 
 def contrast(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:
+    from torchvision.transforms.v2 import functional as tv
+
     return tv.adjust_contrast(x, (0.75, 0.5, 0.4, 0.3, 0.15)[strength - 1])
 
 
 def pixelate(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:
     """Fewer and larger pixels: means of areas."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as tv
+
     share = (0.75, 0.6, 0.5, 0.4, 0.25)[strength - 1]
     size = [max(1, round(share * side)) for side in x.shape[-2:]]
     small = tv.resize(x, size, InterpolationMode.BILINEAR, antialias=True)
@@ -169,6 +175,8 @@ def _jpeg(image_HWC: np.ndarray, quality: int) -> np.ndarray:
 
 
 def saturate(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:
+    from torchvision.transforms.v2 import functional as tv
+
     return tv.adjust_saturation(x, (1.5, 2.0, 2.5, 3.5, 5.0)[strength - 1])
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from afa_dist.address import below, is_address
 from afa_dist.analysis.cifar_c import CifarC
@@ -156,7 +156,7 @@ def facts_of(run: AnalyseRun, prepared: PreparedAnalysis) -> dict[str, Any]:
         "versions": {
             "afa-dist analysis": str(ANALYSIS_VERSION),
             "torch": torch.__version__.partition("+")[0],
-            "torchvision": torchvision.__version__.partition("+")[0],
+            "torchvision": importlib.metadata.version("torchvision").partition("+")[0],
         },
     }
 
