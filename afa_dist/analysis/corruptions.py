@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 import torch
+
 from afa_dist.distributed import derive_seed
 
 STRENGTHS = (1, 2, 3, 4, 5)
