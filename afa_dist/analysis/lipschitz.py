@@ -34,8 +34,8 @@ def local_lipschitz(
     Yang et al. (2003.02460), with the norms, steps and step length of their code (yangarbiter/robust-local-lipschitz),
     whose radius is 8/255: from x + 0.001 * normal, ten steps of 0.003 along the sign of the ratio's gradient, each brought
     back into the ball and into [0, 1]; the ratio at the last point counts. Here steps and noise grow with the radius
-    (`STEP_SIZE`, `START`). The paper maximises; the code steps along the gradient of the ratio's negative, which we do not
-    follow. A local search: the true constant may be larger.
+    (`STEP_SIZE`, `START`). The paper maximises; the code, as it stands, steps along the gradient of the ratio's negative,
+    which we do not follow. A local search: the true constant may be larger.
 
     Call it inside `attack_mode`.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from afa_dist.address import below, is_address
+from afa_dist.address import below
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import EvaluationProgress, percent, pixels, say
@@ -84,7 +84,7 @@ def execute(run: AnalyseRun, prepared: PreparedAnalysis) -> None:
     with session(scaling) as placement, EvaluationProgress("analyse") as progress:
         result = analyse(run, prepared, placement, progress.show)
     say(table_of(run, result))
-    say(f"run directory: {where_of(run)}{' (a copy)' if is_address(run.runs_dir) else ''}")
+    say(f"run directory: {where_of(run)}")
 
 
 def table_of(run: AnalyseRun, result: Mapping[str, Any]) -> Table:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -247,6 +248,29 @@ def perceptron():
 STRANGER = f"{perceptron.__module__}:perceptron"
 
 
+def test_published_corruptions_are_used_when_they_are_named(runs, digits, tmp_path):
+    files = tmp_path / "published"
+    files.mkdir()
+    pixels = digits.test.images_NCHW.numpy().transpose(0, 2, 3, 1)
+    np.save(files / "labels.npy", np.tile(digits.test.labels_N.numpy(), 5))
+    np.save(files / "fog.npy", np.concatenate([pixels] * 4 + [np.zeros_like(pixels)]))
+    options = {
+        "parts": ("corruptions", "curve"),
+        "corruptions_path": str(files),
+        "threat": ThreatConfig(norm="l2", eps=0.5),
+    }
+    found = analysed(run_of(runs, tmp_path, **options))
+    corruptions, clean = found["corruptions"], found["curve"][0]
+    assert corruptions["source"] == str(files) and corruptions["families"].keys() == {"weather"}
+    rows = corruptions["families"]["weather"]["fog"]
+    assert [row["right"] for row in rows[:4]] == [clean["right"]] * 4 and rows[4]["accuracy"] < 0.2
+    assert corruptions["mean"] == corruptions["means"]["weather"] == pytest.approx(sum(r["accuracy"] for r in rows) / 5)
+    assert found["curve"][-1]["eps"] == 2 and found["curve"][-1]["right"] < clean["right"]
+    np.save(files / "snow.npy", np.concatenate([pixels] * 5))
+    with pytest.raises(UserError, match=r"corruptions.safetensors was made by an analysis with other"):
+        analysed(run_of(runs, tmp_path, **options))
+
+
 def test_a_network_that_is_not_ours_shows_what_it_can(runs, tmp_path):
     run = run_of(runs, tmp_path, model=STRANGER)
     prepared = check(run)
@@ -319,6 +343,7 @@ def test_the_name_follows_from_the_model(runs, tmp_path, monkeypatch, capsys):
     assert analysing.default_name({}) == ""
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_or_warned_goes_on(runs, tmp_path):
     command = [sys.executable, str(ROOT / "jobs/analyse.py"), "--model", str(runs / "finetune"), "--images", "150"]
     command += ["--threat.eps", "0.1", "--scaling.threads", "1", "--name", "a"]
