@@ -115,7 +115,7 @@ def fog(x: torch.Tensor, strength: int, random: ImageRandom) -> torch.Tensor:
     side = max(x.shape[-2:])
 
     def clouds(generator: torch.Generator) -> torch.Tensor:
-        plane = diamond_square((1, 1, side, side), 0.6, random_fn=partial(torch.rand, generator=generator))
+        plane = diamond_square((1, 1, side, side), 0.4, random_fn=partial(torch.rand, generator=generator))
         low, high = plane.aminmax()
         return ((plane - low) / (high - low).clamp(min=1e-6))[0, :, : x.shape[-2], : x.shape[-1]]
 
