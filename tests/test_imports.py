@@ -46,7 +46,7 @@ def test_imports_point_one_way():
         ("jobs",),
         ("afa_dist/cli",),
         ("afa_dist/runtime",),
-        ("afa_dist/training", "afa_dist/evaluation", "afa_dist/report"),
+        ("afa_dist/training", "afa_dist/evaluation", "afa_dist/analysis", "afa_dist/report"),
         ("afa_dist/models", "afa_dist/data", "afa_dist/losses", "afa_dist/attacks"),
         ("afa_dist/config",),
         ("afa_dist/distributed",),
@@ -75,13 +75,14 @@ def test_the_core_needs_five_packages_only():
 import sys
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {{"ray", "pydantic", "yaml", "rich", "sklearn", "tensorboard", "submitit"}}:
+        if name.split(".")[0] in {{"ray", "pydantic", "yaml", "rich", "sklearn", "tensorboard", "submitit", "captum",
+                                      "kornia"}}:
             raise ImportError("forbidden: " + name)
 sys.meta_path.insert(0, Forbid())
 import afa_dist, afa_dist.config, afa_dist.attacks, afa_dist.losses, afa_dist.models.build, afa_dist.models.export
 import afa_dist.data.catalogue, afa_dist.training.pretrain, afa_dist.training.finetune, afa_dist.training.schedule
 import afa_dist.training.optimiser, afa_dist.training.job, afa_dist.training.checkpoint
-import afa_dist.evaluation.evaluator, afa_dist.evaluation.plan, afa_dist.evaluation.summary
+import afa_dist.evaluation.evaluator, afa_dist.evaluation.plan, afa_dist.evaluation.summary, afa_dist.analysis.parts
 assert {sorted(CORE)!r}
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,6 +1,7 @@
 """What a run is made of: dataclasses checked on construction."""
 
 from afa_dist.config.ablation import AblationConfig, AblationRun
+from afa_dist.config.analyse import AnalyseRun
 from afa_dist.config.attack import ClassifierAttackConfig, ContrastiveAttackConfig, ThreatConfig, TrainAttackConfig
 from afa_dist.config.fields import PixelDistance, Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
@@ -19,6 +20,7 @@ from afa_dist.config.sections import (
 __all__ = [
     "AblationConfig",
     "AblationRun",
+    "AnalyseRun",
     "AwpConfig",
     "BaseRun",
     "CheckpointConfig",

@@ -25,6 +25,8 @@ PACKAGES = (
     "scikit-learn",
     "pyautoattack",
     "timm",
+    "captum",
+    "kornia",
     "pytorch-metric-learning",
     "torchattacks",
 )

@@ -29,13 +29,15 @@ MAY_CHANGE = (
     "merge",
     "time_limit",
     "gpu_share",
+    "parts",
     "optimiser.not_finite",
     "optimiser.max_skipped",
 )
 """What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
-recognised by what is in them, what becomes of steps that would have ended it, and how many checkpoints it keeps."""
+recognised by what is in them, what becomes of steps that would have ended it, how many checkpoints it keeps, which parts
+an analysis has."""
 
-PATHS = ("init", "model")
+PATHS = ("init", "model", "pretrained", "corruptions_path")
 """Options that name a place: two ways of writing one place are no difference."""
 
 

@@ -6,9 +6,9 @@ import typing
 
 import pytest
 
-from afa_dist.cli import evaluating, training
+from afa_dist.cli import analysing, evaluating, training
 from afa_dist.cli.specification import leaves
-from afa_dist.config import EvaluateRun, FinetuneRun, PretrainRun
+from afa_dist.config import AnalyseRun, EvaluateRun, FinetuneRun, PretrainRun
 from afa_dist.config.fields import Section
 from tests.cli.test_mistakes import check_message, job
 from tests.data import test_parquet
@@ -17,6 +17,7 @@ JOBS = {
     "pretrain.py": (PretrainRun, lambda: training.main(PretrainRun, "pretrain", "pretrain.py", "")),
     "finetune.py": (FinetuneRun, lambda: training.main(FinetuneRun, "finetune", "finetune.py", "")),
     "evaluate.py": (EvaluateRun, lambda: evaluating.main("evaluate.py", "")),
+    "analyse.py": (AnalyseRun, lambda: analysing.main("analyse.py", "")),
 }
 WRONG_NUMBERS = [
     "",

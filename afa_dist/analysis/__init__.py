@@ -1,0 +1,1 @@
+"""What a classifier is like beside its accuracy: features, smoothness, corruptions, saliency, calibration."""
