@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from afa_dist.evaluation.outcome import DamagedOutcome, ForeignOutcome, identity_of
-from afa_dist.files import write_aside
+from afa_dist.evaluation.checked_file import read_checked, write_checked
+from afa_dist.evaluation.outcome import ForeignOutcome, identity_of
 
 
 class Part(NamedTuple):
@@ -39,12 +36,9 @@ class PartStore:
 
     def save(self, name: str, part: Part) -> Path:
         """Write it; returns the file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in part.tensors.items()}
         text = json.dumps({"name": name, **self._identities(name), "figures": part.figures})
-        metadata = {"part": text, "sha256": _digest(text, tensors)}
         path = self.path(name)
-        write_aside(path, lambda aside: save_file(tensors, aside, metadata))
+        write_checked(path, text, part.tensors)
         return path
 
     def load(self, name: str, asked: bool) -> Part | None:
@@ -59,7 +53,8 @@ class PartStore:
         path = self.path(name)
         if not path.exists():
             return None
-        kept, tensors = _read(path)
+        text, tensors = read_checked(path)
+        kept = json.loads(text)
         now = {"name": name, **self._identities(name)}
         if any(kept[key] != value for key, value in now.items() if asked or key != "own"):
             raise ForeignOutcome(f"{path} was made by an analysis with other weights, images, options or versions")
@@ -67,25 +62,3 @@ class PartStore:
 
     def _identities(self, name: str) -> dict[str, str]:
         return {"identity": identity_of(self.facts), "own": identity_of(self.own.get(name, {}))}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        facts = json.loads(metadata["part"])
-        whole = metadata["sha256"] == _digest(metadata["part"], tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise DamagedOutcome(f"{path} is damaged: {(str(error).splitlines() or ['unreadable'])[0]}") from error
-    if not whole:
-        raise DamagedOutcome(f"{path} is damaged: its content has another hash")
-    return facts, tensors
-
-
-def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from afa_dist.files import write_aside
+from afa_dist.evaluation.checked_file import read_checked, write_checked
 
 CLEAN = "clean"
 """The first outcome of each shard: what the network makes of the images as they are."""
@@ -54,10 +52,6 @@ def attacked_hash(indices: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(indices, dtype=np.int64).tobytes()).hexdigest()[:16]
 
 
-class DamagedOutcome(ValueError):
-    """A file that is not what was written."""
-
-
 class ForeignOutcome(ValueError):
     """A whole file, of another evaluation."""
 
@@ -77,13 +71,9 @@ class OutcomeStore:
 
     def save(self, outcome: Outcome) -> Path:
         """Write it; returns the file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         facts = {name: getattr(outcome, name) for name in _FACTS} | {"identity": self.identity}
-        text = json.dumps(facts, sort_keys=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in outcome.tensors.items()}
-        metadata = {"outcome": text, "sha256": _digest(text, tensors)}
         path = self.path(outcome.start, outcome.name)
-        write_aside(path, lambda aside: save_file(tensors, aside, metadata))
+        write_checked(path, json.dumps(facts, sort_keys=True), outcome.tensors)
         return path
 
     def load(self, start: int, name: str) -> Outcome | None:
@@ -96,36 +86,14 @@ class OutcomeStore:
         path = self.path(start, name)
         if not path.exists():
             return None
-        facts, tensors = _read(path)
+        text, tensors = read_checked(path)
+        facts = json.loads(text)
         if facts.pop("identity") != self.identity:
             raise ForeignOutcome(f"{path} was made by an evaluation with other weights, images, options or versions")
         return Outcome(tensors=tensors, **facts)
 
 
 _FACTS = ("name", "start", "attacked", "count", "seconds", "device")
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        facts = json.loads(metadata["outcome"])
-        if metadata["sha256"] != _digest(metadata["outcome"], tensors):
-            raise DamagedOutcome(f"{path} is damaged: its content has another hash")
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, DamagedOutcome):
-            raise
-        raise DamagedOutcome(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    return facts, tensors
-
-
-def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def identity_of(facts: Mapping[str, Any]) -> str:

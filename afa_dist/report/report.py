@@ -10,7 +10,7 @@ from afa_dist.config import BaseRun, DataConfig
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import TrainingError, UserError
-from afa_dist.evaluation.outcome import DamagedOutcome
+from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.report import sections
 from afa_dist.report.blocks import Section
 from afa_dist.report.page import write_page

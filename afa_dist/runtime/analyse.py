@@ -18,7 +18,8 @@ from afa_dist.analysis.lipschitz import STEPS
 from afa_dist.analysis.parts import COMPUTE, IMAGES_PART, RADII, TRAINING_IMAGES
 from afa_dist.config import AnalyseRun
 from afa_dist.errors import Stopped, UserError
-from afa_dist.evaluation.outcome import DamagedOutcome, ForeignOutcome
+from afa_dist.evaluation.checked_file import DamagedOutcome
+from afa_dist.evaluation.outcome import ForeignOutcome
 from afa_dist.evaluation.work import TICK_SECONDS, OnProgress, Progress
 from afa_dist.files import write_tensors
 from afa_dist.runtime.analysis_checks import IDENTITY, PreparedAnalysis, facts_of, own_facts

@@ -16,8 +16,9 @@ import torch
 
 from afa_dist.config import EvaluateRun
 from afa_dist.errors import Stopped, UserError
+from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.evaluator import ShardEvaluator
-from afa_dist.evaluation.outcome import CLEAN, DamagedOutcome, ForeignOutcome, Outcome, OutcomeStore, identity_of
+from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, identity_of
 from afa_dist.evaluation.per_image import shard_table, write_per_image
 from afa_dist.evaluation.plan import Plan
 from afa_dist.evaluation.probes import PROBED

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afa_dist.errors import Stopped, UserError
-from afa_dist.evaluation.outcome import CLEAN, DamagedOutcome, ForeignOutcome, Outcome, OutcomeStore, attacked_hash
+from afa_dist.evaluation.checked_file import DamagedOutcome
+from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, attacked_hash
 from afa_dist.evaluation.plan import Plan
 from afa_dist.runtime.evaluate import evaluate, so_far
 from afa_dist.runtime.evaluation_checks import check

@@ -21,13 +21,16 @@ ODD = "</script><script>fetch('http://evil.example/x')</script> \"'&<b>"
 
 @pytest.fixture(scope="module")
 def runs(trained_run, tmp_path_factory):
-    """Two evaluations of a trained run, beside each other, and a folder with copies of the model."""
+    """A trained run, two evaluations and an analysis of it, beside each other."""
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(trained_run.path, folder / "trained")
     for name, attacks in (("weak", "pgd-5"), ("strong", "pgd-10,apgd-ce")):
         command = [sys.executable, ROOT / "jobs/evaluate.py", "--model", "trained", "--runs_dir", ".", "--name", name]
         command += ["--threat.eps", "0.1", "--attacks", attacks, "--scaling.threads", "1", "--scaling.workers", "0"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    command = [sys.executable, ROOT / "jobs/analyse.py", "--model", "trained", "--runs_dir", ".", "--images", "60"]
+    command += ["--threat.eps", "0.1", "--steps", "5", "--scaling.threads", "1"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
     return folder
 
 
@@ -96,7 +99,7 @@ def test_a_comparison_in_the_browser(runs, browser, tmp_path):
         assert seen.column(headings.index("apgd-ce") + 1)[-1] == "-"
     # Charts are drawn, pictures are there, each with words for whoever cannot see it.
     charts = page.locator(".chart")
-    assert charts.count() >= 4
+    assert charts.count() >= 10
     assert all(charts.nth(i).locator("svg").count() for i in range(charts.count()))
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0 && image.alt)")
     assert page.locator("#examples .strip").count() > 10
@@ -104,6 +107,36 @@ def test_a_comparison_in_the_browser(runs, browser, tmp_path):
         "python jobs/" in page.locator("#provenance pre").first.text_content()
         or "evaluate.py" in page.locator("#provenance pre").nth(1).text_content()
     )
+    seen.fine(path)
+
+
+def test_the_pointer_shows_the_image_of_a_feature(runs, browser, tmp_path):
+    path = tmp_path / "page.html"
+    done = report(runs, "strong", "--out", str(path))
+    assert done.returncode == 0, done.stderr
+    seen = Seen(browser, path)
+    page, pointer = seen.page, seen.page.locator("#pointer")
+    assert not pointer.is_visible()
+    figure = page.locator("#features figure")
+    points = figure.locator(".point")
+    assert points.count() == 2 * 60
+    shown = set()
+    for index in (0, 30, 60, 119):
+        points.nth(index).scroll_into_view_if_needed()
+        points.nth(index).hover(force=True)
+        pointer.wait_for(state="visible", timeout=5000)
+        picture = pointer.locator("div")
+        style = picture.evaluate("(e) => [getComputedStyle(e).backgroundImage.slice(0, 20), e.style.backgroundPosition]")
+        assert style[0].startswith('url("data:image/png')
+        words = pointer.inner_text()
+        assert re.fullmatch(r"(clean|attacked): \d, taken for \d", words)
+        assert index < 60 or words.startswith("attacked") or index != 119
+        shown.add((style[1], words))
+        page.mouse.move(2, 2)
+    assert len(shown) == 4
+    before = figure.locator(".point").first.get_attribute("transform")
+    figure.locator("button", has_text="PCA").click()
+    page.wait_for_function("(t) => document.querySelector('#features .point').getAttribute('transform') !== t", arg=before)
     seen.fine(path)
 
 
