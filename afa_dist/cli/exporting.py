@@ -17,7 +17,7 @@ from afa_dist.config.exporting import ExportRun
 from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.evaluation.subject import is_foreign, model_folder
 from afa_dist.files import sha256, write_aside, write_json, write_text
-from afa_dist.models.export import CONFIG, WEIGHTS
+from afa_dist.models.export import CONFIG, WEIGHTS, load_classifier
 from afa_dist.models.hub import EXPORT_FILES, require_hub, upload_folder
 from afa_dist.models.robust_classifier import RobustClassifier
 from afa_dist.report.evaluations import Evaluation, read_evaluation
@@ -118,13 +118,13 @@ def read_source(model: str) -> Source:
     if is_foreign(model):
         raise UserError.one("model", f"{model} is not a model of ours; give a fine-tuning run or an exported folder")
     folder = model_folder(model)
-    loaded = RobustClassifier.from_pretrained(folder)
+    exported = load_classifier(folder)
     try:
         directory = brought_here(model, checkpoints=False)
     except TrainingError as error:
         raise UserError.one("model", str(error)) from error
     stages = stages_of(directory) if directory.path != folder else []
-    return Source(folder, loaded, sha256(folder / WEIGHTS), stages)
+    return Source(folder, RobustClassifier(exported.net, exported.config), sha256(folder / WEIGHTS), stages)
 
 
 def check_folder(folder: Path, source: Source) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from afa_dist.config.attack_names import versions_in
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import pixels
 from afa_dist.report.evaluations import NORMS, Evaluation
@@ -72,7 +73,9 @@ def _results(evaluations: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
 def _metric_words(evaluation: Evaluation, name: str) -> str:
     if name == "clean":
         return "clean accuracy"
-    return f"robust accuracy under {attack_words(name)} ({evaluation.threat}; {evaluation.label})"
+    # Where all parts are there, one of them by itself is not what all are called.
+    verdict = "" if versions_in(evaluation.summary["attacks"]) else f"; {evaluation.label}"
+    return f"robust accuracy under {attack_words(name)} ({evaluation.threat}{verdict})"
 
 
 def attack_words(name: str) -> str:

@@ -89,7 +89,7 @@ def _remarks(chosen: Evaluation, init: str) -> Iterator[str]:
     last = chosen.summary["attacks"][-1] if chosen.summary["attacks"] else "clean"
     if not is_claim(chosen):
         lowest = _percent(chosen.summary["accuracies"][last])
-        yield f"autoattack_acc is empty: measured was {chosen.label} ({lowest} % stand) on {where}."
+        yield f"autoattack_acc is empty. Measured: {lowest} % stand ({chosen.label}), on {where}."
     elif others := _before_autoattack(chosen.summary["attacks"]):
         yield f"Images count as robust that stand under AutoAttack and, before it, {', '.join(others)}."
     if not _on_board(chosen):

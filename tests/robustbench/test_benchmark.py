@@ -29,7 +29,7 @@ def classifier():
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("norm", "threat", "eps", "radius"), [("linf", "Linf", EPS, "8/255"), ("l2", "L2", 1.0, "1.0")])
+@pytest.mark.parametrize(("norm", "threat", "eps", "radius"), [("linf", "Linf", EPS, "8/255"), ("l2", "L2", 1.3, "1.3")])
 def test_robustbench_measures_what_we_measured(classifier, tmp_path, monkeypatch, norm, threat, eps, radius):
     monkeypatch.chdir(tmp_path)
     write_test_files(tmp_path / "data", monkeypatch)
