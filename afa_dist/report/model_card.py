@@ -15,7 +15,7 @@ from afa_dist.config.attack_names import versions_in
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import pixels
 from afa_dist.report.evaluations import NORMS, Evaluation
-from afa_dist.report.recipe import Stage, without_places
+from afa_dist.report.recipe import Stage, last_name, without_places
 
 REPOSITORY_WORDS = "USER/NAME"
 """Stands in the example of loading where the model is not on the hub."""
@@ -89,7 +89,7 @@ def _sections(export: ExportRun, facts: CardFacts) -> Iterator[Iterator[str]]:
     yield _threat(facts)
     for evaluation in facts.evaluations:
         yield _figures(evaluation)
-    yield _training(facts)
+    yield _training(export, facts)
     yield _loading(export, facts)
     yield _limits(facts)
     yield _licence(export)
@@ -155,11 +155,14 @@ def _figures(evaluation: Evaluation) -> Iterator[str]:
     )
 
 
-def _training(facts: CardFacts) -> Iterator[str]:
+def _training(export: ExportRun, facts: CardFacts) -> Iterator[str]:
     yield "## Training"
-    yield f"Data set {facts.config['data']['name']}, seed {facts.config['seed']}."
+    more = "with" if export.additional_data else "without"
+    yield f"Data set {facts.config['data']['name']}, {more} further images; seed {facts.config['seed']}."
     if not facts.stages:
         yield "The specification of the training run is not part of this export."
+    elif (init := str(facts.stages[0].run.get("init", "scratch"))) != "scratch":
+        yield f"It started from weights that are not described here ({last_name(init)})."
     for stage in facts.stages:
         lines = [f"- Seed {stage.run.get('seed')}", f"- Code: commit {stage.commit}"]
         if fingerprint := stage.start.get("data_fingerprint"):

@@ -208,6 +208,7 @@ def test_what_is_published_names_no_folder_of_this_machine(run_folder, monkeypat
     text = (tmp_path / "out/README.md").read_text()
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     assert recipe["init"] == "pre" and recipe["attack"]["eps"] == 0.1 and recipe["model"]["width"] == 8
+    assert "started from weights that are not described here (pre)" in text
     assert "f" * 64 in text and ModelCard(text).data.license == "mit"
 
 
@@ -229,6 +230,7 @@ def test_the_pre_training_of_the_features_is_in_the_card(run_folder, monkeypatch
     evaluated = invented(run_folder, "e", ("fast",), fates(10_000, ("apgd-ce", "apgd-t")))
     assert export(monkeypatch, capsys, "--model", run_folder, "--evaluations", evaluated, "--folder", "out")[0] == 0
     text = (tmp_path / "out/README.md").read_text()
+    assert "not described here" not in text
     assert text.index("### Pre-training") < text.index("### Fine-tuning")
     first, second = (yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", text, re.S))
     assert first["method"] == to_mapping(before)["method"] and second["name"] == "classifier"
