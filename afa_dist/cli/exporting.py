@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,10 +133,11 @@ def check_folder(folder: Path, source: Source) -> None:
     Raises:
         UserError: the folder holds something else than an export of the same weights, or cannot be written.
     """
-    if not folder.exists():
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError.one("folder", f"{there} is not a folder that can be written to; choose another one")
+    if there != folder:
         return
-    if not folder.is_dir():
-        raise UserError.one("folder", f"{folder} is a file; choose another folder")
     if folder.resolve() == source.folder.resolve():
         raise UserError.one("folder", f"{folder} is the model itself, which is kept as it is; choose another folder")
     # Hidden files are what a start that was killed left of files it was writing.

@@ -42,7 +42,7 @@ def download_model(repo_id: str, revision: str | None = None) -> Path:
 
 
 def upload_folder(folder: Path, repo_id: str, files: Sequence[str], *, token: str | None, private: bool | None) -> str:
-    """Put `files` of `folder` into the repository `repo_id`, in one commit; returns its address.
+    """Put `files` of `folder` into the repository `repo_id`, which is made if there is none; returns its address.
 
     token: without one, the hub's client takes that of HF_TOKEN or of its login. private: of a repository that is made
     for it; None leaves that to the hub.

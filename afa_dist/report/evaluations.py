@@ -117,6 +117,18 @@ def _is_whole(summary: Any, run: Any) -> bool:
     if not shaped or not isinstance(run, dict) or not isinstance(run.get("data"), dict):
         return False
     known = "name" in run["data"] and "part" in run and summary["threat"].get("norm") in NORMS
-    figures = [summary["accuracies"].get(name) for name in ("clean", *summary["attacks"])]
-    keys = {"accuracy", "interval_95", "right", "images"}
-    return known and "eps" in summary["threat"] and all(isinstance(entry, dict) and keys <= set(entry) for entry in figures)
+    figures = [
+        *summary["accuracies"].values(),
+        *(summary["accuracies"].get(name) for name in ("clean", *summary["attacks"])),
+    ]
+    return known and _is_number(summary["threat"].get("eps")) and all(map(_is_figure, figures))
+
+
+def _is_figure(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("interval_95"), list) or len(entry["interval_95"]) != 2:
+        return False
+    return all(map(_is_number, (entry.get("accuracy"), entry.get("right"), entry.get("images"), *entry["interval_95"])))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -294,6 +294,26 @@ def test_an_export_is_renewed_and_other_weights_are_not_overwritten(run_folder, 
     assert (tmp_path / "changed/model.safetensors").read_bytes() == bytes(weights)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "figure"])
+def test_a_damaged_summary_is_told_in_words(run_folder, monkeypatch, capsys, tmp_path, text):
+    evaluated = invented(run_folder, "e", ("fast",), fates(10_000, ("apgd-ce", "apgd-t")))
+    summary = evaluated / "evaluation/summary.json"
+    if text == "figure":
+        text = summary.read_text().replace('"accuracy": 0.9', '"accuracy": "all"')
+    summary.write_text(text)
+    code, message = export(monkeypatch, capsys, "--model", run_folder, "--evaluations", evaluated, "--folder", "out")
+    check_message(code, message, "evaluations", str(evaluated))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake(run_folder, monkeypatch, capsys, tmp_path):
+    evaluated = invented(run_folder, "e", ("fast",), fates(10_000, ("apgd-ce", "apgd-t")))
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below"):
+        code, message = export(monkeypatch, capsys, "--model", run_folder, "--evaluations", evaluated, "--folder", folder)
+        check_message(code, message, "folder", "file is not a folder that can be written to")
+
+
 def test_a_dry_run_writes_nothing(run_folder, monkeypatch, capsys, tmp_path):
     evaluated = invented(run_folder, "e", ("fast",), fates(10_000, ("apgd-ce", "apgd-t")))
     before = sorted(tmp_path.rglob("*"))
