@@ -1,5 +1,6 @@
 # make demo    train, attack and compare on scikit-learn's digits, in minutes
 # make test    all tests
+# make test-robustbench    RobustBench's own code on an exported model, in an environment of its own (.venv-robustbench)
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
 # make bench   all benchmarks, one after the other: about an hour on 2 idle cores; records under results/
@@ -8,14 +9,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ROBUSTBENCH := .venv-robustbench
 
-.PHONY: demo test bench lint format types clean
+.PHONY: demo test test-robustbench bench lint format types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python jobs/pipeline.py --config recipes/digits.yaml
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+test-robustbench: $(ROBUSTBENCH)/.made
+	$(ROBUSTBENCH)/bin/python -m pytest tests/robustbench
 
 bench: $(VENV)/.test
 	for name in loss traffic startup step scaling threads; do $(BIN)/python benchmarks/$$name.py || exit 1; done
@@ -34,7 +39,7 @@ types: $(VENV)/.test
 $(VENV)/.demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "afa-dist needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[plots,timm,analysis]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[plots,timm,analysis,hub]'
 	@touch $@
 
 # torchattacks pins versions of requests from 2021, which it needs for downloads only: without its dependencies.
@@ -43,5 +48,13 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps torchattacks
 	@touch $@
 
+# A .pth file puts the packages of .venv behind its own, so that its timm and setuptools win, and torch (6 GB) is shared.
+$(ROBUSTBENCH)/.made: constraints-robustbench.txt $(VENV)/.test
+	$(BIN)/python -m venv --clear $(ROBUSTBENCH)
+	$(ROBUSTBENCH)/bin/python -m pip install --disable-pip-version-check --no-deps -r constraints-robustbench.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(ROBUSTBENCH)/behind.pth
+	mv $(ROBUSTBENCH)/behind.pth "$$($(ROBUSTBENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ROBUSTBENCH) .pytest_cache .mypy_cache .ruff_cache

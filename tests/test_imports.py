@@ -75,11 +75,13 @@ def test_the_core_needs_five_packages_only():
 import sys
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {{"ray", "pydantic", "yaml", "rich", "sklearn", "tensorboard", "submitit", "captum",
-                                      "kornia"}}:
+        others = {{"ray", "pydantic", "yaml", "rich", "sklearn", "tensorboard", "submitit"}}
+        others |= {{"huggingface_hub", "captum", "kornia", "plotly", "jinja2"}}
+        if name.split(".")[0] in others:
             raise ImportError("forbidden: " + name)
 sys.meta_path.insert(0, Forbid())
 import afa_dist, afa_dist.config, afa_dist.attacks, afa_dist.losses, afa_dist.models.build, afa_dist.models.export
+import afa_dist.models.robust_classifier
 import afa_dist.data.catalogue, afa_dist.training.pretrain, afa_dist.training.finetune, afa_dist.training.schedule
 import afa_dist.training.optimiser, afa_dist.training.job, afa_dist.training.checkpoint
 import afa_dist.evaluation.evaluator, afa_dist.evaluation.plan, afa_dist.evaluation.summary, afa_dist.analysis.parts

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from afa_dist.config.fields import pixels as pixels  # the jobs take it from here, with the other words
 from afa_dist.data.decode import progress_to
 from afa_dist.evaluation.summary import wilson_interval
 from afa_dist.evaluation.work import Progress as EvaluationState
@@ -36,13 +37,6 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 def say(what: str | Table) -> None:
     """Print a line or a table; paths and names are shown as they are, not read as markup."""
     out.print(what, markup=False)
-
-
-def pixels(distance: float) -> str:
-    """A pixel distance as people write it: 8/255, or 0.2."""
-    steps = distance * 255
-    is_short = distance == round(distance, 3)
-    return f"{round(steps)}/255" if not is_short and abs(steps - round(steps)) < 1e-6 else f"{distance:.4g}"
 
 
 def percent(value: float) -> str:

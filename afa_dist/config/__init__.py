@@ -3,6 +3,7 @@
 from afa_dist.config.ablation import AblationConfig, AblationRun
 from afa_dist.config.analyse import AnalyseRun
 from afa_dist.config.attack import ClassifierAttackConfig, ContrastiveAttackConfig, ThreatConfig, TrainAttackConfig
+from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.runs import BaseRun, EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, TrainingRun
@@ -29,6 +30,7 @@ __all__ = [
     "DataConfig",
     "EmaConfig",
     "EvaluateRun",
+    "ExportRun",
     "FinetuneRun",
     "MethodConfig",
     "ModelConfig",

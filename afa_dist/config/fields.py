@@ -15,6 +15,13 @@ PixelDistance = Annotated[float, "pixel distance"]
 """A distance on the [0, 1] pixel scale. In files and on the command line `8/255` may stand for it."""
 
 
+def pixels(distance: float) -> str:
+    """A pixel distance as people write it: 8/255, or 0.2."""
+    steps = distance * 255
+    is_short = distance == round(distance, 3)
+    return f"{round(steps)}/255" if not is_short and abs(steps - round(steps)) < 1e-6 else f"{distance:.4g}"
+
+
 def setting(
     default: Any, help: str, *, ge: float | None = None, gt: float | None = None, le: float | None = None, hint: str = ""
 ) -> Any:

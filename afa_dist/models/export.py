@@ -21,6 +21,10 @@ from afa_dist.models.networks import Classifier
 
 FORMAT = 1
 
+WEIGHTS = "model.safetensors"
+
+CONFIG = "config.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportedClassifier:
@@ -31,9 +35,7 @@ class ExportedClassifier:
 
 
 def save_classifier(folder: Path, weights: Mapping[str, torch.Tensor], run: FinetuneRun, shape: DataShape) -> None:
-    """Write weights and configuration; weights first, so that a folder with a config.json is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "model.safetensors", {name: _single(tensor) for name, tensor in weights.items()})
+    """Write the weights of a training run, and what is needed to build its network."""
     config = {
         "format": FORMAT,
         "model": to_mapping(run.model),
@@ -42,7 +44,14 @@ def save_classifier(folder: Path, weights: Mapping[str, torch.Tensor], run: Fine
         "threat": {"norm": run.attack.norm, "eps": run.attack.eps},
         "seed": run.seed,
     }
-    write_json(folder / "config.json", config)
+    write_classifier(folder, weights, config)
+
+
+def write_classifier(folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights and configuration; weights first, so that a folder with a config.json is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS, {name: _single(tensor) for name, tensor in weights.items()})
+    write_json(folder / CONFIG, config)
 
 
 def load_classifier(folder: Path) -> ExportedClassifier:
@@ -61,7 +70,7 @@ def load_classifier(folder: Path) -> ExportedClassifier:
             size=_size(config["shape"]),
         )
         net = build_classifier(ModelConfig(**config["model"]), shape)
-        net.load_state_dict(load_file(folder / "model.safetensors"))
+        net.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError.one("model", f"{folder} does not hold a whole model ({str(error).splitlines()[0]})") from error
     return ExportedClassifier(net.eval(), config)
@@ -70,14 +79,14 @@ def load_classifier(folder: Path) -> ExportedClassifier:
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of an exported model."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
         what = f"{folder} holds no exported model (config.json); give a finished fine-tuning run or its model/ folder"
         if (folder / "checkpoints").is_dir():
             what += " (a pre-training run has features and no classifier: jobs/finetune.py --init makes one from it)"
         raise UserError.one("model", what) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError.one("model", f"{folder / 'config.json'} was not written by this version of afa-dist")
+        raise UserError.one("model", f"{folder / CONFIG} was not written by this version of afa-dist")
     return config
 
 
