@@ -23,7 +23,7 @@ test-robustbench: $(ROBUSTBENCH)/.made
 	$(ROBUSTBENCH)/bin/python -m pytest tests/robustbench
 
 bench: $(VENV)/.test
-	for name in loss traffic startup step scaling threads; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in loss traffic startup step scaling threads autoattack; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

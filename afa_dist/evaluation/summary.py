@@ -44,8 +44,10 @@ def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str]) -> dict[
     return result
 
 
-def label_of(attacks: Sequence[str]) -> str:
+def label_of(attacks: Sequence[str], eps: float) -> str:
     """What the last accuracy may be called. What is not AutoAttack says so."""
+    if eps == 0 or not attacks:
+        return "clean: nothing was attacked, not AutoAttack"
     names = {"autoattack": "AutoAttack", "autoattack-plus": "AutoAttack+", "autoattack-rand": "AutoAttack rand"}
     versions = [names[version] for version in versions_in(attacks)]
     singles = list(single_attacks(attacks))

@@ -80,7 +80,7 @@ def so_far(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
     broken_by = [by for table in work.tables() for by in table["broken_by"].to_pylist()]
     cut = [by if by in done else None for by in broken_by]
     attacks = [name for name in done if name != CLEAN]
-    return {"accuracies": accuracies(cut, attacks), "attacks": attacks, "label": label_of(attacks)}
+    return {"accuracies": accuracies(cut, attacks), "attacks": attacks, "label": label_of(attacks, run.threat.eps)}
 
 
 class _Work:
@@ -126,7 +126,7 @@ class _Work:
         fallen = len(broken_by) - broken_by.count(None) - broken_by.count(CLEAN)
         return {
             "accuracies": accuracies(broken_by, attacks),
-            "label": label_of(attacks),
+            "label": label_of(attacks, self.run.threat.eps),
             "warnings": list(warnings_of(broken_by, attacks, probed, not_confirmed, fallen - _finite(table))),
             "rechecked": {"images": fallen, "failed": not_confirmed},
             "probes": probed,

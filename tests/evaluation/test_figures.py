@@ -134,7 +134,9 @@ def test_half_of_autoattack_is_never_called_by_its_name(quick, few, tmp_path):
 
 
 def test_eps_zero_is_clean_accuracy_and_a_huge_eps_breaks_everything(trained, digits, tmp_path):
-    nothing = summary_of(tmp_path, trained, digits.test, eps=0.0, attacks=("standard",))["accuracies"]
+    summary = summary_of(tmp_path, trained, digits.test, eps=0.0, attacks=("standard",))
+    assert summary["label"].endswith("not AutoAttack")
+    nothing = summary["accuracies"]
     assert len({entry["right"] for entry in nothing.values()}) == 1 and len(nothing) == 10
     everything = summary_of(tmp_path, trained, digits.test, name="huge", eps=1.0)["accuracies"]
     assert everything["pgd-10x3"]["accuracy"] < 0.02
