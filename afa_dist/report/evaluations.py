@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from afa_dist.config.attack_names import versions_in
 from afa_dist.config.fields import pixels
 from afa_dist.errors import Problem, TrainingError, UserError
+from afa_dist.evaluation.outcome import Outcome, OutcomeStore, identity_of
 from afa_dist.training.mirroring import brought_here
 from afa_dist.training.run_dir import RunDirectory
 
@@ -22,9 +26,11 @@ TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "svhn": 26_032}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """place: where it was found. summary: its summary.json. run: its specification. start: its provenance."""
+    """place: where it was found. directory: its files. summary: its summary.json. run: its specification. start: its
+    provenance."""
 
     place: str
+    directory: RunDirectory
     summary: Mapping[str, Any]
     run: Mapping[str, Any]
     start: Mapping[str, Any]
@@ -74,6 +80,24 @@ class Evaluation:
         """Name and accuracy: clean, each attack in its order, and the versions of AutoAttack that are whole."""
         yield from self.summary["accuracies"].items()
 
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """The rows of `per_image.parquet`."""
+        return pq.read_table(self.directory.path / "evaluation" / "per_image.parquet")
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All outcomes of attacks, shard by shard.
+
+        Raises:
+            DamagedOutcome, ForeignOutcome: one is not what the evaluation left.
+        """
+        facts = self.directory.read_json("evaluation/identity.json")
+        store = OutcomeStore(self.directory.path / "evaluation" / "shards", identity_of(facts))
+        for start in range(0, self.images, facts["shard_size"]):
+            for name in facts["attacks"]:
+                if outcome := store.load(start, name):
+                    yield outcome
+
 
 _SHAPE: dict[str, type] = {
     **dict.fromkeys(("accuracies", "threat", "versions"), dict),
@@ -92,24 +116,34 @@ def read_evaluation(place: str) -> Evaluation:
     """
     try:
         directory = brought_here(place, checkpoints=False)
-        run, summary = directory.read_config(), directory.read_json("evaluation/summary.json")
-        start = directory.last_start()
     except TrainingError as error:
         raise UserError.one("evaluations", str(error)) from error
+    return evaluation_in(directory, place, "evaluations")
+
+
+def evaluation_in(directory: RunDirectory, place: str, option: str) -> Evaluation:
+    """The evaluation in a run directory, which `option` named as `place`.
+
+    Raises:
+        UserError: as `read_evaluation`.
+    """
+    try:
+        run, summary = directory.read_config(), directory.read_json("evaluation/summary.json")
+        start = directory.last_start()
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError.one("evaluations", f"{place} cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError.one(option, f"{place} cannot be read ({str(error).splitlines()[0]})") from error
     if summary is None:
-        raise UserError([_why_none(place, directory)])
+        raise UserError([_why_none(place, directory, option)])
     if not _is_whole(summary, run):
         what = f"{place} was evaluated by another version of afa-dist; evaluate again under another name"
-        raise UserError.one("evaluations", what)
-    return Evaluation(place, summary, run, start)
+        raise UserError.one(option, what)
+    return Evaluation(place, directory, summary, run, start)
 
 
-def _why_none(place: str, directory: RunDirectory) -> Problem:
+def _why_none(place: str, directory: RunDirectory, option: str) -> Problem:
     if (directory.path / "evaluation").is_dir():
-        return Problem("evaluations", f"{place} is not finished; its command, given again, goes on")
-    return Problem("evaluations", f"{place} holds no evaluation; give the run directory of jobs/evaluate.py")
+        return Problem(option, f"{place} is not finished; its command, given again, goes on")
+    return Problem(option, f"{place} holds no evaluation; give the run directory of jobs/evaluate.py")
 
 
 def _is_whole(summary: Any, run: Any) -> bool:

@@ -11,10 +11,12 @@ from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
+from afa_dist.evaluation.outcome import ForeignOutcome
 from afa_dist.report import sections
 from afa_dist.report.blocks import Section
+from afa_dist.report.evaluations import Evaluation
 from afa_dist.report.page import write_page
-from afa_dist.report.sources import Entry, Evaluation, collect
+from afa_dist.report.sources import Entry, collect
 from afa_dist.training.mirroring import put_files
 from afa_dist.training.run_dir import RunDirectory
 
@@ -86,5 +88,5 @@ def images_of(entries: Sequence[Entry]) -> dict[str, ImageSet]:
 def _examples(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
     try:
         return sections.examples(entries, images)
-    except (DamagedOutcome, OSError) as error:
+    except (DamagedOutcome, ForeignOutcome, OSError, KeyError) as error:
         return Section("examples", "Adversarial images", warnings=[f"They cannot be shown: {error}"])

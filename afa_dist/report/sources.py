@@ -9,46 +9,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from afa_dist.address import runs_root
 from afa_dist.errors import Problem, TrainingError, UserError
-from afa_dist.evaluation.outcome import Outcome, OutcomeStore, identity_of
 from afa_dist.files import sha256
+from afa_dist.report.evaluations import Evaluation, evaluation_in
 from afa_dist.training.mirroring import brought_here
 from afa_dist.training.run_dir import RunDirectory
 
 SUMMARY, ANALYSIS = "evaluation/summary.json", "analysis/analysis.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """A finished evaluation."""
-
-    directory: RunDirectory
-    summary: Mapping[str, Any]
-
-    @functools.cached_property
-    def table(self) -> pa.Table:
-        """The rows of `per_image.parquet`."""
-        return pq.read_table(self.directory.path / "evaluation" / "per_image.parquet")
-
-    def outcomes(self) -> Iterator[Outcome]:
-        """All outcomes of attacks, shard by shard.
-
-        Raises:
-            DamagedOutcome: one is not whole.
-        """
-        facts = json.loads((self.directory.path / "evaluation/identity.json").read_text())
-        store = OutcomeStore(self.directory.path / "evaluation" / "shards", identity_of(facts))
-        for start in range(0, self.table.num_rows, facts["shard_size"]):
-            for name in facts["attacks"]:
-                if outcome := store.load(start, name):
-                    yield outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +106,9 @@ def _entries(directory: RunDirectory, place: str) -> Iterator[Entry]:
 
 
 def _of_evaluation(directory: RunDirectory) -> Entry:
-    summary = directory.read_json(SUMMARY)
-    entry = Entry(summary["model"], summary["model_sha256"], Evaluation(directory, summary))
+    evaluation = evaluation_in(directory, directory.place, "runs")
+    summary = evaluation.summary
+    entry = Entry(summary["model"], summary["model_sha256"], evaluation)
     entry.analysis = _analysis_beside(directory.path, entry.model_sha256)
     trained = runs_root(summary["model"])
     if (trained / "metrics.jsonl").exists():
