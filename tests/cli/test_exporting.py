@@ -66,7 +66,7 @@ def invented(run_folder, name, attacks, broken_by, warnings=(), data=None, part=
     (directory.path / "evaluation").mkdir()
     summary = {
         "accuracies": accuracies(broken_by, attacks),
-        "label": label_of(attacks),
+        "label": label_of(attacks, eps),
         "warnings": list(warnings),
         "model": str(run_folder),
         "model_sha256": sha256(run_folder / "model" / "model.safetensors"),
