@@ -12,6 +12,7 @@ from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import say
 from afa_dist.cli.job import run_job
+from afa_dist.config.fields import pixels
 from afa_dist.config.report import ReportRun
 from afa_dist.report.report import write_report
 from afa_dist.report.sources import Entry, collect
@@ -58,8 +59,9 @@ def execute(run: ReportRun, entries: list[Entry]) -> None:
         if entry.evaluation is None:
             say(f"{entry.title}: not measured yet; python jobs/evaluate.py --model {entry.title}")
         elif entry.analysis is None:
-            model = entry.evaluation.summary["model"]
-            say(f"{entry.title}: not analysed yet; python jobs/analyse.py --model {model} adds features and more")
+            command = f"python jobs/analyse.py --model {entry.evaluation.summary['model']}"
+            command += f" --threat.norm {entry.evaluation.norm} --threat.eps {pixels(entry.evaluation.eps)}"
+            say(f"{entry.title}: not analysed yet; {command} adds features, smoothness, corruptions and saliency")
     say(f"report: {path}")
 
 
