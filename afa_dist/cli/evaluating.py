@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,32 +76,45 @@ def describe(run: EvaluateRun, prepared: Prepared) -> None:
     share = f", of which {len(run.shards_of(shards))} in this start" if run.shard else ""
     say(f"model: {run.model if is_foreign(run.model) else model_folder(run.model)}")
     say(f"data: {images} {run.part} images of {run.data.name} in {counted(shards, 'shard')}{share}")
-    say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}; attacks: {', '.join(run.single_attacks) or 'none'}")
+    trained = prepared.subject.config.get("threat")
+    own = " (as it was trained; --threat.eps changes it)" if trained == dataclasses.asdict(run.threat) else ""
+    say(f"threat: {run.threat.norm}, eps {pixels(run.threat.eps)}{own}; attacks: {', '.join(run.single_attacks) or 'none'}")
     say(f"runs {preview(run.scaling)}")
     say(f"directory: {where_of(run)}")
 
 
 def execute(run: EvaluateRun, prepared: Prepared) -> None:
     """Evaluate and show the table; one that is stopped shows what it has finished on all images."""
+    describe(run, prepared)
     try:
         summary = measure(run, prepared, "evaluate")
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         if not run.shard and (summary := so_far(run, prepared)):
-            say(accuracy_table({run.model: summary}, f"not finished; upper bounds. {evaluation_title(run)}"))
+            title = f"not finished; upper bounds. {evaluation_title(run, prepared)}"
+            say(accuracy_table({run.model: summary}, title))
         raise
     if "shard" in summary:
-        done = f"{counted(summary['shards'], 'shard')} of {summary['of']} done by shard {run.shard}"
-        say(f"{done}; when all starts are done, the same command with --merge in its place shows the result")
+        say(_share_words(run, summary, len(prepared.test)))
     else:
-        show(run, summary)
+        show(run, prepared, summary)
         if path := report_of(run):
             say(f"report: {path}")
     say(f"run directory: {where_of(run)}")
 
 
-def show(run: EvaluateRun, summary: Mapping[str, Any]) -> None:
+def _share_words(run: EvaluateRun, done: Mapping[str, Any], images: int) -> str:
+    """What a start with `shard` did, and what comes next."""
+    if done["shards"]:
+        first = f"{counted(done['shards'], 'shard')} of {done['of']} done by shard {run.shard}"
+        return f"{first}; when all starts are done, the same command with --merge in place of --shard shows the result"
+    parts = int(run.shard.partition("/")[2])
+    what = f"nothing to do for shard {run.shard}: {images} images are {counted(done['of'], 'shard')} of {run.shard_size}"
+    return f"{what}; --shard_size {-(-images // parts)} makes {parts}"
+
+
+def show(run: EvaluateRun, prepared: Prepared, summary: Mapping[str, Any]) -> None:
     """Show a finished evaluation."""
-    say(accuracy_table({run.model: summary}, evaluation_title(run)))
+    say(accuracy_table({run.model: summary}, evaluation_title(run, prepared)))
     for warning in summary["warnings"]:
         say(f"warning: {warning}")
 
@@ -111,6 +125,6 @@ def measure(run: EvaluateRun, prepared: Prepared, title: str) -> dict[str, Any]:
         return evaluate(run, prepared, placement, progress.show)
 
 
-def evaluation_title(run: EvaluateRun) -> str:
+def evaluation_title(run: EvaluateRun, prepared: Prepared) -> str:
     threat = f"{run.threat.norm} eps {pixels(run.threat.eps)}"
-    return f"{run.part} images of {run.data.name}, {threat}, accuracy in % [95 % interval]"
+    return f"{len(prepared.test)} {run.part} images of {run.data.name}, {threat}, accuracy in % [95 % interval]"

@@ -87,7 +87,7 @@ def run_job(
         print(f"afa-dist: stopped by {stopped}, {saved}; the same command continues", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
-        print("\nafa-dist: stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        print("\nafa-dist: stopped; what was saved is kept, the same command continues", file=sys.stderr)
         return 130
     return 0
 

@@ -154,12 +154,13 @@ def execute(run: PipelineRun, splits: Mapping[DataConfig, DataSplits]) -> None:
             training.execute(training_run, splits[training_run.data], stage)
         for title, stage in models_of(run).items():
             evaluation = evaluation_of(run, stage)
-            results[title] = evaluating.measure(evaluation, check_evaluation(evaluation), f"evaluate {title}")
+            prepared = check_evaluation(evaluation)
+            results[title] = evaluating.measure(evaluation, prepared, f"evaluate {title}")
     root = RunDirectory.of(run)
     root.write_json("summary.json", results)
     path = report_of(run)
     complete(run, root)
-    say(accuracy_table(results, evaluating.evaluation_title(run.evaluate)))
+    say(accuracy_table(results, evaluating.evaluation_title(run.evaluate, prepared)))
     if path:
         say(f"report: {path}")
     say(f"run directory: {where_of(run)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
@@ -37,6 +38,9 @@ VALID_ATTACKS = (
 TARGETS = 9
 """Wrong classes that the targeted attacks try, where there are so many."""
 
+GRADIENT = 3.0
+"""What a pass with its gradient costs, in passes."""
+
 ITERATIONS = 100
 """Of APGD and FAB."""
 
@@ -52,8 +56,8 @@ class PgdName(NamedTuple):
     objective: str = "pgd"
 
     def passes(self, classes: int) -> float:
-        """What an image costs, in forward passes; one with its gradient counts three."""
-        return 3.0 * self.steps * self.restarts
+        """What an image costs, in forward passes; one with its gradient counts `GRADIENT`."""
+        return GRADIENT * self.steps * self.restarts
 
 
 class AutoAttackPart(NamedTuple):
@@ -67,11 +71,11 @@ class AutoAttackPart(NamedTuple):
         """What an image costs, in forward passes; one with its gradient counts three."""
         targets = min(TARGETS, classes - 1)
         once = {
-            "apgd-ce": 3.0 * ITERATIONS,
-            "apgd-dlr": 3.0 * ITERATIONS,
-            "apgd-t": 3.0 * ITERATIONS * targets,
+            "apgd-ce": GRADIENT * ITERATIONS,
+            "apgd-dlr": GRADIENT * ITERATIONS,
+            "apgd-t": GRADIENT * ITERATIONS * targets,
             "fab": (2.0 + 2.0 * classes) * ITERATIONS,
-            "fab-t": 4.0 * ITERATIONS * targets,
+            "fab-t": (GRADIENT + 1.0) * ITERATIONS * targets,
             "square": 1.0 * QUERIES,
         }
         return once[self.kind] * self.restarts * self.eot
@@ -85,6 +89,12 @@ def parse_attack(name: str) -> PgdName | AutoAttackPart | None:
         return AutoAttackPart(match[1], int(match[2] or 1), int(match[3] or 1))  # type: ignore[arg-type]
     match = re.fullmatch(rf"({'|'.join(OBJECTIVES)})-([1-9]\d{{0,5}})(?:x([1-9]\d{{0,3}}))?", name)
     return PgdName(int(match[2]), int(match[3] or 1), match[1]) if match else None
+
+
+def meant(name: str) -> str:
+    """ "; did you mean square?", if one of the names is near; else nothing."""
+    close = difflib.get_close_matches(name.lower(), [*GROUPS, *PARTS, "pgd-20", "pgd-50x10", "margin-50", "scaled-50"], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def single_attacks(names: Iterable[str]) -> Iterator[str]:

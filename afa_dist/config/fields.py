@@ -108,6 +108,19 @@ def check_value(where: str, value: Any, hint: Any, metadata: typing.Mapping[str,
             yield Problem(where, f"{value:g} is not allowed; it must be {bounds}{advice}")
 
 
+def radius(value: float | str) -> float:
+    """A pixel distance given as a number or as text such as 8/255.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        above, _, below = str(value).partition("/")
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError.one("eps", f"{value!r} is not a number or a fraction such as 8/255") from error
+
+
 def to_mapping(run: Section) -> dict[str, Any]:
     """A run as nested plain values (tuples as lists): what config.yaml holds."""
     return {

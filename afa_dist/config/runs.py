@@ -15,7 +15,7 @@ from afa_dist.config.attack import (
     ThreatConfig,
     TrainAttackConfig,
 )
-from afa_dist.config.attack_names import FAST, VALID_ATTACKS, parse_attack, single_attacks
+from afa_dist.config.attack_names import FAST, VALID_ATTACKS, meant, parse_attack, single_attacks
 from afa_dist.config.fields import Section, section, setting
 from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
 from afa_dist.config.scaling import ScalingConfig, batch_problems
@@ -156,7 +156,11 @@ DEFAULT_ATTACKS = ("pgd-20", "pgd-50x10")
 class EvaluateRun(BaseRun):
     """Measurement of a classifier, clean and under attack (jobs/evaluate.py)."""
 
-    model: str = setting("", "run directory of a fine-tuning run, or an exported model; a folder or an address")
+    model: str = setting(
+        "",
+        "what to measure: run directory of a fine-tuning run or an exported model (a folder or an address), timm:NAME, or "
+        "package.module:function, which gives a torch module from pixels in [0, 1] to logits",
+    )
     data: DataConfig = section(DataConfig, "which images; by default those the model was trained with")
     part: Literal["test", "held_out"] = setting(
         "test", "images to measure on: test, or the held-out training images (to compare recipes without the test images)"
@@ -203,7 +207,7 @@ class EvaluateRun(BaseRun):
             yield Problem("attacks", f"{', '.join(self.attacks)} names an attack twice; name each once")
         for name in attacks:
             if parse_attack(name) is None:
-                yield Problem("attacks", f"{name!r} is not known; write {VALID_ATTACKS}")
+                yield Problem("attacks", f"{name!r} is not known{meant(name)}; write {VALID_ATTACKS}")
 
     @property
     def single_attacks(self) -> list[str]:

@@ -5,6 +5,7 @@ Legend: S images still standing, C channels, H height, W width.
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from typing import Any
 
@@ -41,6 +42,8 @@ def autoattack_part(
 
 def _part(net: nn.Module, attack: AutoAttackPart, ball: Ball, seed: int, device: torch.device, classes: int) -> Any:
     from pyautoattack import AutoAttack  # takes a second to import, and only this needs it
+
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)  # zero gradients are told by our own probe
 
     whole = AutoAttack(net, norm=_NORMS[ball.norm], eps=ball.eps, seed=seed, version="standard", device=device)
     targets = min(TARGETS, classes - 1)

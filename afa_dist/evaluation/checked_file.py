@@ -32,6 +32,7 @@ def read_checked(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
 
     Raises:
         DamagedOutcome: they are not what was written.
+        OSError: the disk does not give them.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -39,7 +40,9 @@ def read_checked(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         text = metadata["text"]
         whole = metadata["sha256"] == _digest(text, tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
+        raise DamagedOutcome(f"{path} was written by an earlier version, or is damaged") from error
+    except (SafetensorError, ValueError, TypeError) as error:
         raise DamagedOutcome(f"{path} is damaged: {(str(error).splitlines() or ['unreadable'])[0]}") from error
     if not whole:
         raise DamagedOutcome(f"{path} is damaged: its content has another hash")

@@ -120,6 +120,14 @@ class Plan:
                 standing *= self._seen[stage].survival
         return sum(seen.seconds for seen in self._seen), left
 
+    def passes(self, unit: Unit) -> float:
+        """About what a unit takes, in passes of one image."""
+        return len(self.standing[unit.shard]) * self.costs[unit.stage]
+
+    def seconds(self, unit: Unit) -> float:
+        """About how long a unit takes, by the speed of what is done."""
+        return self.passes(unit) * (self._seen[unit.stage].rate or self._rate())
+
     def _rate(self) -> float:
         """Seconds a pass and image, over all that was seen but the clean pass, which is too short to judge by."""
         seen = self._seen[1:] if any(seen.work for seen in self._seen[1:]) else self._seen

@@ -35,30 +35,42 @@ def probe(evaluator: ShardEvaluator, indices_N: np.ndarray) -> dict[str, Any]:
     logits in passes that should be equal; keeps_state, whether passes leave all buffers as they were; probabilities,
     whether the logits look like these.
     """
-    x, y = evaluator.images(indices_N)
     with evaluator.measuring():
         before = {name: buffer.clone() for name, buffer in evaluator.net.named_buffers()}
-        logits = [evaluator.logits(x) for _ in range(REPEATS)]
-        noisy_N = _broken_by_noise(evaluator, x, y)
-        huge = math.sqrt(x[0].numel()) if evaluator.ball.norm == "l2" else 1.0
-        found: dict[str, Any] = {
-            "images": len(indices_N),
-            "noise_broken": indices_N[noisy_N.cpu().numpy()].tolist(),
-            "huge_eps": huge,
-            "huge_eps_acc": _huge_accuracy(evaluator, x, y, huge),
-            "zero_gradients": _zero_gradients(evaluator, x, y),
-            "differs": max(_direction_distance(logits[0], other) for other in logits[1:]),
-            "probabilities": _like_probabilities(logits[0]),
-        }
+        parts = [_probe_batch(evaluator, batch) for batch in evaluator.batches(indices_N)]
         after = dict(evaluator.net.named_buffers())
-        found["keeps_state"] = all(torch.equal(value, after[name]) for name, value in before.items())
-    return found
+    count = len(indices_N)
+    return {
+        "images": count,
+        "noise_broken": [index for part in parts for index in part["noise_broken"]],
+        "huge_eps": parts[0]["huge_eps"],
+        "huge_eps_acc": sum(part["huge_standing"] for part in parts) / count,
+        "zero_gradients": sum(part["zero_gradients"] for part in parts) / count,
+        "differs": max(part["differs"] for part in parts),
+        "probabilities": all(part["probabilities"] for part in parts),
+        "keeps_state": all(torch.equal(value, after[name]) for name, value in before.items()),
+    }
 
 
-def recheck(evaluator: ShardEvaluator, indices_R: np.ndarray, x_adv_RCHW: torch.Tensor) -> list[int]:
-    """Indices of images that do not hold when they are looked at again: outside the ball or the pixel range, or classified
-    rightly, beyond rounding."""
-    failed = []
+def _probe_batch(evaluator: ShardEvaluator, indices_B: np.ndarray) -> dict[str, Any]:
+    """The same of one batch, as counts."""
+    x, y = evaluator.images(indices_B)
+    logits = [evaluator.logits(x) for _ in range(REPEATS)]
+    huge = math.sqrt(x[0].numel()) if evaluator.ball.norm == "l2" else 1.0
+    return {
+        "noise_broken": indices_B[_broken_by_noise(evaluator, x, y, int(indices_B[0])).cpu().numpy()].tolist(),
+        "huge_eps": huge,
+        "huge_standing": _standing_at(evaluator, x, y, huge),
+        "zero_gradients": _zero_gradients(evaluator, x, y),
+        "differs": max(_direction_distance(logits[0], other) for other in logits[1:]),
+        "probabilities": _like_probabilities(logits[0]),
+    }
+
+
+def recheck(evaluator: ShardEvaluator, indices_R: np.ndarray, x_adv_RCHW: torch.Tensor) -> tuple[int, list[int]]:
+    """How many images were looked at again, and indices of those that do not hold: they lie outside the ball or the pixel
+    range, or are classified rightly, beyond rounding."""
+    looked, failed = 0, []
     for begin in range(0, len(indices_R), evaluator.run.batch_size):
         batch = indices_R[begin : begin + evaluator.run.batch_size]
         x, y = evaluator.images(batch)
@@ -67,16 +79,17 @@ def recheck(evaluator: ShardEvaluator, indices_R: np.ndarray, x_adv_RCHW: torch.
             logits = evaluator.net(x_adv)
         right = -margin(logits, y) > ROUNDING * logits.abs().amax(dim=1)
         holds = is_allowed(x_adv, x, evaluator.ball) & ~right
+        looked += len(holds)
         failed.extend(batch[~holds.cpu().numpy()].tolist())
-    return failed
+    return looked, failed
 
 
-def _broken_by_noise(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _broken_by_noise(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor, first: int) -> torch.Tensor:
     """Which images some of `NOISES` random points of the ball break: corners of it (L-inf), or its border (L2)."""
     ball = evaluator.ball
     fell_N = torch.zeros_like(y, dtype=torch.bool)
     for draw in range(NOISES):
-        random = SlicedRandom("probe", evaluator.run.seed, draw, start=0, count=len(y), device=x.device)
+        random = SlicedRandom("probe", evaluator.run.seed, first, draw, start=0, count=len(y), device=x.device)
         noise = random.normal(*x.shape[1:]).to(x)
         if ball.norm == "linf":
             noise = noise.sign() * ball.eps
@@ -87,25 +100,25 @@ def _broken_by_noise(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor
     return fell_N
 
 
-def _huge_accuracy(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor, eps: float) -> float:
-    """Accuracy under PGD in a ball that holds every image. A network whose gradients lead somewhere has next to none."""
+def _standing_at(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor, eps: float) -> int:
+    """Images that stand PGD in a ball that holds every image. Where gradients lead somewhere, next to none does."""
     ball = Ball(evaluator.ball.norm, eps)
     x_adv = pgd(
         lambda x_adv: cross_entropy(evaluator.net(x_adv), y), x, ball, steps=HUGE_STEPS, step_size=2.5 * eps / HUGE_STEPS
     )
     with torch.no_grad():
-        return float(is_right(evaluator.net(x_adv), y).float().mean())
+        return int(is_right(evaluator.net(x_adv), y).sum())
 
 
-def _zero_gradients(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Share of images at which the cross-entropy has no gradient at all."""
+def _zero_gradients(evaluator: ShardEvaluator, x: torch.Tensor, y: torch.Tensor) -> int:
+    """Number of images at which the cross-entropy has no gradient at all."""
     x = x.clone().requires_grad_(True)
     with torch.enable_grad():
         loss = cross_entropy(evaluator.net(x), y).sum()
         (gradient,) = torch.autograd.grad(loss, x, allow_unused=True) if loss.requires_grad else (None,)
     if gradient is None:
-        return 1.0
-    return float((gradient.flatten(1).abs().amax(dim=1) == 0).float().mean())
+        return len(y)
+    return int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
 
 
 def _direction_distance(one_NK: torch.Tensor, other_NK: torch.Tensor) -> float:

@@ -49,6 +49,23 @@ class Subject:
     sha256: str
     config: Mapping[str, Any]
 
+    def answers(self, test: ImageSet) -> list[float] | None:
+        """Logits of a few images, of a network that is not ours: its code may change while its weights do not. None for
+        ours, and where it does not repeat itself."""
+        if self.config or len(test) == 0:
+            return None
+        x = test.pixels(torch.arange(min(4, len(test))))
+        with torch.no_grad():
+            first, second = (self.net(x).flatten() for _ in range(2))
+        return first.tolist() if torch.equal(first, second) else None
+
+
+def same_answers(one: list[float] | None, other: list[float] | None) -> bool:
+    """Whether they are equal up to the rounding of other machines."""
+    if not one or not other:
+        return True
+    return len(one) == len(other) and torch.allclose(torch.tensor(one), torch.tensor(other), rtol=1e-3, atol=1e-3)
+
 
 def is_foreign(model: str) -> bool:
     """Whether `model` names a network that is not a folder of ours."""
@@ -99,9 +116,10 @@ def subject_problems(subject: Subject, model: str, test: ImageSet) -> Iterator[P
     if len(test) == 0:
         return
     x = test.pixels(torch.arange(min(2, len(test))))
+    seen = x.clone()
     try:
         with torch.no_grad():
-            logits = subject.net(x)
+            logits = subject.net(seen)
     except Exception as error:  # whatever a stranger's code raises
         what = f"{model} fails on images of {' x '.join(map(str, test.shape))} pixels: {_first_line(error)}"
         yield Problem("model", f"{what}; data.image_size resizes images of folders and parquet")
@@ -113,6 +131,21 @@ def subject_problems(subject: Subject, model: str, test: ImageSet) -> Iterator[P
         yield Problem("model", f"{model} tells {logits.shape[1]} classes apart, the images have {len(test.classes)}")
     elif not bool(torch.isfinite(logits).all()):
         yield Problem("model", f"{model} gives logits that are NaN or infinite for the first images")
+    elif not torch.equal(seen, x):
+        yield Problem("model", f"{model} changes the images that it is given; let it work on a copy")
+    elif not _has_gradient(subject.net, x):
+        yield Problem("model", f"{model} gives no gradients of its logits by the pixels, which attacks follow")
+
+
+def _has_gradient(net: nn.Module, x_NCHW: torch.Tensor) -> bool:
+    """Whether autograd connects logits and pixels (the gradient itself may be 0)."""
+    x = x_NCHW.clone().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(net(x).sum(), x, allow_unused=True)
+    except RuntimeError:
+        return False
+    return gradient is not None
 
 
 def _made_by(name: str) -> nn.Module:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from afa_dist.config.attack_names import FAST, PgdName, parse_attack, single_attacks, versions_in
+from afa_dist.config.attack_names import FAST, RAND, PgdName, parse_attack, single_attacks, versions_in
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal."""
@@ -28,10 +28,11 @@ def accuracy(right: int, images: int) -> dict[str, Any]:
     return {"accuracy": right / images, "interval_95": [low, high], "right": right, "images": images}
 
 
-def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str]) -> dict[str, Any]:
+def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str], eps: float) -> dict[str, Any]:
     """clean, then each attack: images right when clean and under it and all attacks before it.
 
-    `autoattack`, and the names of its other versions, are there if all of their parts are: what the last of these leaves.
+    `autoattack`, and the names of its other versions, are there if all of their parts are, and there was
+    anything to attack: what the last of these leaves, of the images that attacks before it left.
     """
     images = len(broken_by)
     right = images - sum(by == "clean" for by in broken_by)
@@ -39,7 +40,7 @@ def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str]) -> dict[
     for name in single_attacks(attacks):
         right -= sum(by == name for by in broken_by)
         result[name] = accuracy(right, images)
-    for version, last in versions_in(attacks).items():
+    for version, last in versions_in(attacks).items() if eps > 0 else ():
         result[version] = result[last]
     return result
 
@@ -78,8 +79,8 @@ def warnings_of(
     if not_finite:
         yield f"the network's logits are NaN or infinite on {not_finite} adversarial images; these count as broken"
     yield from _masking(broken_by, list(single_attacks(attacks)))
-    yield from _probe_warnings(broken_by, probed)
-    if not_confirmed:
+    yield from _probe_warnings(broken_by, probed, attacks, len(not_confirmed))
+    if not_confirmed and not _is_random(probed):
         first = ", ".join(map(str, list(not_confirmed)[:5]))
         yield (
             f"{len(not_confirmed)} adversarial images do not hold when they are looked at again (image {first}): they are "
@@ -96,7 +97,8 @@ STEPS_SHARE = 0.1
 
 def _masking(broken_by: Sequence[str | None], attacks: Sequence[str]) -> Iterator[str]:
     counts = {name: sum(by == name for by in broken_by) for name in attacks}
-    for name, what in (("square", "which needs no gradients"), ("fab-t", "which seeks the nearest border")):
+    fab = "which seeks the nearest border"
+    for name, what in (("square", "which needs no gradients"), ("fab-t", fab), ("fab-x5", fab)):
         before = attacks[: attacks.index(name)] if name in attacks else []
         if before and counts[name] > SQUARE_SHARE * len(broken_by):
             yield (
@@ -104,25 +106,35 @@ def _masking(broken_by: Sequence[str | None], attacks: Sequence[str]) -> Iterato
                 "gradients may be masked, and the true robust accuracy lower"
             )
     left = len(broken_by) - sum(by == "clean" for by in broken_by)
-    weaker = ""
+    weaker, steps = "", 0
     for name in attacks:
         attack = parse_attack(name)
         plain = isinstance(attack, PgdName) and attack.objective == "pgd"
-        if plain and weaker and counts[name] > max(2, STEPS_SHARE * left):
+        more = isinstance(attack, PgdName) and attack.steps * attack.restarts > steps
+        if plain and weaker and more and counts[name] > max(2, STEPS_SHARE * left):
             yield (
                 f"{name} broke {counts[name]} of the {left} images that {weaker} left; more steps and starts would break "
                 "still more, and PGD figures cannot be trusted"
             )
-        weaker = name if plain else weaker
+        if isinstance(attack, PgdName) and plain and more:
+            weaker, steps = name, attack.steps * attack.restarts
         left -= counts[name]
 
 
-def _probe_warnings(broken_by: Sequence[str | None], probed: Mapping[str, Any]) -> Iterator[str]:
+def _is_random(probed: Mapping[str, Any]) -> bool:
+    return bool(probed) and (probed["differs"] > 1e-4 or not probed["keeps_state"])
+
+
+def _probe_warnings(
+    broken_by: Sequence[str | None], probed: Mapping[str, Any], attacks: Sequence[str], not_confirmed: int
+) -> Iterator[str]:
     if not probed:
         return
-    if probed["differs"] > 1e-4 or not probed["keeps_state"]:
+    if _is_random(probed):
         why = "answers the same images differently" if probed["differs"] > 1e-4 else "changes its own state when asked"
-        yield f"the network {why}: it is not deterministic, and figures hold for one draw; use attacks rand"
+        text = f"the network {why}: it is not deterministic, and figures hold for one draw"
+        text += f"; {not_confirmed} adversarial images were classified rightly at a second look" if not_confirmed else ""
+        yield text + ("" if set(RAND) <= set(single_attacks(attacks)) else "; use attacks rand")
     if probed["probabilities"]:
         yield "the network gives probabilities, not logits: cross-entropy attacks are weak on them; leave out the softmax"
     if probed["zero_gradients"] > 0.05:
@@ -132,5 +144,5 @@ def _probe_warnings(broken_by: Sequence[str | None], probed: Mapping[str, Any]) 
             f"{100 * probed['huge_eps_acc']:.0f} % of images stand in a ball that holds every image (eps "
             f"{probed['huge_eps']:g}): attacks fail for another reason than robustness"
         )
-    if only := [index for index in probed["noise_broken"] if broken_by[index] is None]:
+    if not _is_random(probed) and (only := [index for index in probed["noise_broken"] if broken_by[index] is None]):
         yield f"random noise breaks {len(only)} of {probed['images']} images that all attacks left: attacks are too weak"

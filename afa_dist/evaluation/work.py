@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import torch
+
+from afa_dist.config.attack_names import GRADIENT
 from afa_dist.errors import Stopped
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.outcome import Outcome
@@ -55,6 +58,9 @@ class Executor(Protocol):
     def busy_seconds(self) -> float:
         """How long the calls that are not finished have run, together."""
 
+    def passes(self) -> float:
+        """Passes of images that the call in progress has made, one with its gradient counted as three; 0 if not known."""
+
 
 def work_off(
     plan: Plan,
@@ -72,7 +78,8 @@ def work_off(
 
     def tick() -> None:
         if reason := stop():
-            raise Stopped(reason)
+            begun = sorted({plan.name(unit) for unit in running})
+            raise Stopped(reason, f"what was begun of {', '.join(begun)} begins anew" if begun else "")
         on_progress(_progress(plan, running, executor))
 
     try:
@@ -115,9 +122,14 @@ def call_all(calls: Iterable[tuple[Any, ...]], executor: Executor, tick: Callabl
 
 def _progress(plan: Plan, running: set[Unit], executor: Executor) -> Progress:
     done, left = plan.work()
-    busy = executor.busy_seconds()
+    busy, passes = executor.busy_seconds(), executor.passes()
     known = done > 0 or plan.finished
-    left = max(0.0, left - busy)
+    if passes and len(running) == 1:
+        # The attack itself tells how far it is; its speed was guessed from others before.
+        (unit,) = running
+        share = min(0.99, passes / max(1.0, plan.passes(unit)))
+        left += busy / share - busy - plan.seconds(unit)
+    left = max(0.0, left - (0.0 if passes else busy))
     share = (done + busy) / (done + busy + left) if known and done + busy + left > 0 else 0.0
     workers = max(1, len(running))
     return Progress(plan.progress(min(running, default=None)), share, left / workers if known else None)
@@ -131,6 +143,7 @@ class InProcess:
         self._call: tuple[Any, str, tuple[Any, ...]] | None = None
         self._began = 0.0
         self._ticked = 0.0
+        self._passes = 0.0
 
     @property
     def free(self) -> int:
@@ -142,9 +155,10 @@ class InProcess:
     def finished(self, tick: Callable[[], None]) -> Iterable[tuple[Any, Any]]:
         assert self._call is not None
         key, call, args = self._call
-        self._began = time.monotonic()
+        self._began, self._passes = time.monotonic(), 0.0
 
-        def look(*_: object) -> None:
+        def look(_: object, args: tuple[torch.Tensor]) -> None:
+            self._passes += len(args[0]) * (GRADIENT if torch.is_grad_enabled() else 1)
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._ticked = time.monotonic()
                 tick()
@@ -162,3 +176,6 @@ class InProcess:
 
     def busy_seconds(self) -> float:
         return time.monotonic() - self._began if self._call else 0.0
+
+    def passes(self) -> float:
+        return self._passes if self._call else 0.0

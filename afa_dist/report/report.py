@@ -9,7 +9,7 @@ from pathlib import Path
 from afa_dist.config import BaseRun, DataConfig
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import TrainingError, UserError
+from afa_dist.errors import UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.outcome import ForeignOutcome
 from afa_dist.report import sections
@@ -56,7 +56,7 @@ def report_of(run: BaseRun) -> Path | None:
         entries = collect([str(directory.path)])
         write_report(entries, path, ", ".join(dict.fromkeys(entry.title for entry in entries)))
         put_files(run, directory, only=path.name)
-    except (UserError, TrainingError) as error:
+    except Exception as error:  # whatever it is: the results are there, and must not be lost for the want of a page
         warnings.warn(f"no report was written: {error}", stacklevel=2)
         return None
     return path

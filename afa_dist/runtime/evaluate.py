@@ -18,13 +18,13 @@ from afa_dist.config import EvaluateRun
 from afa_dist.errors import Stopped, UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.evaluator import ShardEvaluator
-from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, identity_of
+from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, attacked_hash, identity_of
 from afa_dist.evaluation.per_image import shard_table, write_per_image
 from afa_dist.evaluation.plan import Plan
 from afa_dist.evaluation.probes import PROBED
 from afa_dist.evaluation.summary import accuracies, label_of, warnings_of
 from afa_dist.evaluation.work import Executor, InProcess, OnProgress, Progress, Stop, call_all, work_off
-from afa_dist.runtime.evaluation_checks import IDENTITY, Prepared, facts_of
+from afa_dist.runtime.evaluation_checks import IDENTITY, Prepared, facts_of, record_problems
 from afa_dist.runtime.placement import Placement
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.mirroring import Copier, complete
@@ -46,24 +46,32 @@ def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_prog
         UserError: `merge`, and not all is there.
         TrainingError: the network fails on an image.
     """
-    directory = RunDirectory.of(run)
-    if recorded := directory.read_json(SUMMARY):
-        complete(run, directory)
-        return recorded
+    directory, facts = RunDirectory.of(run), facts_of(run, prepared)
     with contextlib.ExitStack() as stack:
         stack.enter_context(directory.locked(OTHERS_SECONDS, shared=bool(run.shard)))
         stop = stack.enter_context(_stop_of(run))
-        facts = facts_of(run, prepared)
+        # Once more, now that nobody else writes: another start may have come between.
+        if problems := list(record_problems(run, directory, facts)):
+            raise UserError(problems)
+        if recorded := directory.read_json(SUMMARY):
+            complete(run, directory)
+            return recorded
         whole = dataclasses.replace(run, shard="", merge=False, time_limit=0.0)  # what all starts have in common
         directory.create(whole, provenance(run.seed, facts["data_fingerprint"]))
         (directory.path / "evaluation").mkdir(exist_ok=True)
         directory.write_json(IDENTITY, facts)
-        work = _Work(run, prepared, directory, OutcomeStore(directory.path / "evaluation" / "shards", identity_of(facts)))
+        store = OutcomeStore(directory.path / "evaluation" / "shards", identity_of(facts))
         executor = _executor(run, prepared, placement)
-        work_off(work.plan, executor, work.commit, on_progress, stop)
-        if run.shard:
-            return work.share_done()
-        summary = work.finish(executor, on_progress, stop, facts)
+        summary = None
+        while summary is None:
+            work = _Work(run, prepared, directory, store)
+            work_off(work.plan, executor, work.commit, on_progress, stop)
+            if run.shard:
+                return work.share_done()
+            try:
+                summary = work.finish(executor, on_progress, stop, facts)
+            except DamagedOutcome as error:
+                warnings.warn(f"{error}; it is computed again", stacklevel=2)
         directory.write_json(SUMMARY, summary)
         complete(run, directory)
         return summary
@@ -77,10 +85,14 @@ def so_far(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
     done = [name for stage, name in enumerate(work.plan.names) if work.plan.complete(stage)]
     if not done:
         return {}
-    broken_by = [by for table in work.tables() for by in table["broken_by"].to_pylist()]
+    broken_by = [by for table in work.tables(whole=False) for by in table["broken_by"].to_pylist()]
     cut = [by if by in done else None for by in broken_by]
     attacks = [name for name in done if name != CLEAN]
-    return {"accuracies": accuracies(cut, attacks), "attacks": attacks, "label": label_of(attacks, run.threat.eps)}
+    return {
+        "accuracies": accuracies(cut, attacks, run.threat.eps),
+        "attacks": attacks,
+        "label": label_of(attacks, run.threat.eps),
+    }
 
 
 class _Work:
@@ -120,32 +132,43 @@ class _Work:
             chosen = right[np.linspace(0, len(right) - 1, min(PROBED, len(right))).round().astype(np.int64)]
             (probed,) = call_all([("probe", chosen)], executor, tick)
         rechecks = (("recheck", *self._broken(start)) for start in self.plan.starts)
-        not_confirmed = sorted(index for failed in call_all(rechecks, executor, tick) for index in failed)
+        rechecked = call_all(rechecks, executor, tick)
+        not_confirmed = sorted(index for _, failed in rechecked for index in failed)
         table = write_per_image(self.directory.path / "evaluation" / "per_image.parquet", tables)
         attacks = self.run.single_attacks
         fallen = len(broken_by) - broken_by.count(None) - broken_by.count(CLEAN)
         return {
-            "accuracies": accuracies(broken_by, attacks),
+            "accuracies": accuracies(broken_by, attacks, self.run.threat.eps),
             "label": label_of(attacks, self.run.threat.eps),
             "warnings": list(warnings_of(broken_by, attacks, probed, not_confirmed, fallen - _finite(table))),
-            "rechecked": {"images": fallen, "failed": not_confirmed},
+            "rechecked": {"images": sum(count for count, _ in rechecked), "failed": not_confirmed},
             "probes": probed,
             "seconds": round(float(np.sum(table["seconds"].to_numpy())), 1),
             "model": self.run.model,
-            **facts,
+            **{key: value for key, value in facts.items() if key != "answers"},
         }
 
-    def tables(self) -> Iterator[pa.Table]:
-        """The rows of each shard, from what was kept."""
-        for start in self.plan.starts:
-            yield shard_table(list(self._outcomes(start)), self.prepared.test)
+    def tables(self, whole: bool = True) -> Iterator[pa.Table]:
+        """The rows of each shard, from what was kept.
 
-    def _outcomes(self, start: int) -> Iterator[Outcome]:
+        Raises:
+            DamagedOutcome: `whole`, and something that was kept is so no more.
+        """
+        for start in self.plan.starts:
+            yield shard_table(list(self._outcomes(start, whole)), self.prepared.test)
+
+    def _outcomes(self, start: int, whole: bool = True) -> Iterator[Outcome]:
+        standing = np.arange(start, min(start + self.run.shard_size, len(self.prepared.test)))
         for name in self.plan.names:
-            outcome = self._stored(start, name)
-            if outcome is None:  # nothing stood, or (so far) it has not come to this
+            if len(standing) == 0:
+                return
+            outcome = self.store.load(start, name) if whole else self._stored(start, name)
+            if outcome is None or outcome.attacked != attacked_hash(standing):
+                if whole:
+                    raise DamagedOutcome(f"{self.store.path(start, name)} is gone, or does not fit those before it")
                 return
             yield outcome
+            standing = np.setdiff1d(standing, outcome.broken)
 
     def _broken(self, start: int) -> tuple[np.ndarray, torch.Tensor]:
         """Indices and adversarial images of a shard."""
@@ -159,7 +182,6 @@ class _Work:
             return self.store.load(start, name)
         except DamagedOutcome as error:
             warnings.warn(f"{error}; it is computed again", stacklevel=2)
-            self.store.path(start, name).unlink()
             return None
         except ForeignOutcome as error:
             raise UserError.one("name", f"{error}; choose another name") from error

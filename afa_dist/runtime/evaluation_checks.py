@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.evaluation.autoattack import FEWEST_CLASSES, autoattack_version
-from afa_dist.evaluation.subject import Subject, load_subject, subject_problems
+from afa_dist.evaluation.subject import Subject, load_subject, same_answers, subject_problems
 from afa_dist.runtime.placement import torchrun_size
 from afa_dist.training.mirroring import brought_here, mirror_problems
 from afa_dist.training.run_dir import RunDirectory
@@ -59,9 +59,10 @@ def check(run: EvaluateRun) -> Prepared:
     if test is not None and len(test) == 0:
         problems.append(Problem("part", "holds no images (data.held_out is 0); use test"))
     if subject is not None and test is not None:
-        problems.extend(subject_problems(subject, run.model, test))
-        problems.extend(attack_problems(run, len(test.classes)))
-        problems.extend(_directory_problems(run, Prepared(subject, test)))
+        unfit = list(subject_problems(subject, run.model, test))
+        problems.extend([*unfit, *attack_problems(run, len(test.classes))])
+        if not unfit:  # else it cannot be asked for its answers
+            problems.extend(_directory_problems(run, Prepared(subject, test)))
     if problems or test is None or subject is None:
         raise UserError(problems)
     return Prepared(subject, test)
@@ -71,6 +72,7 @@ def facts_of(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
     """All that an outcome depends on, beyond rounding: results with other facts are never mixed."""
     return {
         "model_sha256": prepared.subject.sha256,
+        "answers": prepared.subject.answers(prepared.test),
         "data_fingerprint": prepared.test.fingerprint(),
         "threat": dataclasses.asdict(run.threat),
         "attacks": run.single_attacks,
@@ -106,21 +108,32 @@ def _directory_problems(run: EvaluateRun, prepared: Prepared) -> Iterator[Proble
         except TrainingError as error:
             yield Problem("runs_dir", str(error))
             return
+    yield from record_problems(run, directory, facts_of(run, prepared))
+
+
+def record_problems(run: EvaluateRun, directory: RunDirectory, facts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether the directory holds another evaluation, or none where there must be one."""
     yield from directory.problems(run)
     recorded = directory.read_json(IDENTITY)
-    if not recorded:
+    if not isinstance(recorded, dict):
         if directory.has_results():
             yield Problem("name", f"{directory.place} holds an evaluation of an earlier version; choose another name")
         elif run.merge:
             yield Problem("merge", f"{directory.place} holds no evaluation; start with shard i/n first")
         return
-    now = facts_of(run, prepared)
-    other = [words for key, words in _WORDS.items() if recorded.get(key) != now[key]]
-    if recorded.get("versions") != now["versions"]:
-        other.append(f"versions ({_versions(recorded.get('versions'))}; now {_versions(now['versions'])})")
+    recorded, facts = dict(recorded), dict(facts)
+    same = same_answers(recorded.pop("answers", None), facts.pop("answers", None))
+    other = [words for key, words in _WORDS.items() if recorded.get(key) != facts[key]]
+    if recorded.get("versions") != facts["versions"]:
+        other.append(f"versions ({_versions(recorded.get('versions'))}; now {_versions(facts['versions'])})")
+    if not same and not other:
+        other.append("answers to the same images (its code has changed)")
+    if not other and recorded != facts:
+        other.append(f"options ({', '.join(key for key in facts if recorded.get(key) != facts[key])})")
     if other:
-        what = f"{directory.place} holds an evaluation with other {' and '.join(other)}; choose another name"
-        yield Problem("name", what)
+        yield Problem(
+            "name", f"{directory.place} holds an evaluation with other {' and '.join(other)}; choose another name"
+        )
 
 
 _WORDS = {"model_sha256": "weights", "data_fingerprint": "images"}

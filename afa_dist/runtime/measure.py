@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from afa_dist.config import EvaluateRun, ScalingConfig, ThreatConfig
+from afa_dist.config.fields import radius
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, UserError
 from afa_dist.evaluation.subject import Subject, subject_problems, weights_hash
@@ -26,12 +28,12 @@ from afa_dist.runtime.placement import Placement
 
 def measure(
     net: nn.Module,
-    images_NCHW: torch.Tensor,
-    labels_N: torch.Tensor,
+    images_NCHW: torch.Tensor | np.ndarray,
+    labels_N: torch.Tensor | np.ndarray,
     *,
-    eps: float,
+    eps: float | str,
     norm: Literal["linf", "l2"] = "linf",
-    attacks: Sequence[str] = ("standard",),
+    attacks: Sequence[str] | str = ("standard",),
     classes: Sequence[str] = (),
     seed: int = 0,
     batch_size: int = 250,
@@ -48,22 +50,24 @@ def measure(
         net: pixels in [0, 1] (N, C, H, W) to logits (N, K).
         images_NCHW: pixels, float in [0, 1] or uint8.
         labels_N: whole numbers from 0 to K - 1.
-        eps: radius on the [0, 1] scale.
-        attacks: names as for `jobs/evaluate.py --attacks`.
+        eps: radius on the [0, 1] scale, or text such as "8/255".
+        attacks: names as for `jobs/evaluate.py --attacks`, as a list or as text with commas.
         classes: names of the K classes; their numbers if empty.
         folder: where finished attacks are kept, and the same call goes on after a kill; empty = nowhere.
 
     Raises:
         UserError: all that is wrong with images, labels, network and attacks.
     """
+    images_NCHW, labels_N = torch.as_tensor(images_NCHW), torch.as_tensor(labels_N)
+    names = attacks.split(",") if isinstance(attacks, str) else attacks
     problems = [*_image_problems(images_NCHW, labels_N)]
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        problems.append(Problem("device", f"{device!r} is not possible here; use cpu, or cuda where there is a GPU"))
     if problems:
         raise UserError(problems)
     net = copy.deepcopy(net).cpu().eval()  # the caller's stays what and where it is
     if not classes:
-        with torch.no_grad():
-            logits = net(_pixels(images_NCHW[:1]).cpu())
-        classes = tuple(map(str, range(logits.shape[1] if logits.dim() == 2 else 0)))
+        classes = tuple(map(str, range(_count_classes(net, _pixels(images_NCHW[:1]).cpu()))))
     test = ImageSet(images_NCHW.cpu(), labels_N.long().cpu(), tuple(classes))
     subject = Subject(net, weights_hash(net, type(net).__qualname__), {})
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,8 +75,8 @@ def measure(
             model=type(net).__qualname__,
             runs_dir=str(folder or temporary),
             name="measured",
-            threat=ThreatConfig(norm=norm, eps=eps),
-            attacks=tuple(attacks),
+            threat=ThreatConfig(norm=norm, eps=radius(eps)),
+            attacks=tuple(name.strip() for name in names),
             seed=seed,
             batch_size=batch_size,
             scaling=ScalingConfig(workers=0),
@@ -84,6 +88,16 @@ def measure(
             raise UserError(problems)
         placement = Placement(0, device != "cpu", torch.get_num_threads())
         return evaluate(run, Prepared(subject, test), placement, on_progress)
+
+
+def _count_classes(net: nn.Module, x_1CHW: torch.Tensor) -> int:
+    """How many logits there are; 0 if that is not to be seen, which is told later."""
+    try:
+        with torch.no_grad():
+            logits = net(x_1CHW)
+    except Exception:  # whatever a stranger's code raises; it is called, and told, again
+        return 0
+    return logits.shape[1] if isinstance(logits, torch.Tensor) and logits.dim() == 2 else 0
 
 
 def _pixels(images_NCHW: torch.Tensor) -> torch.Tensor:

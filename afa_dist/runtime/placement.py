@@ -86,7 +86,7 @@ def place_on_nodes(
     Raises:
         UserError: the nodes can never hold what is asked for. Ray itself would wait for it forever.
     """
-    nodes = [{**node, "GPU": math.floor(node.get("GPU", 0) / gpu_share + 1e-9)} for node in nodes]  # in shares
+    nodes = [{**node, "GPU": int(node.get("GPU", 0)) * math.floor(1 / gpu_share + 1e-9)} for node in nodes]  # in shares
     gpus = int(sum(node["GPU"] for node in nodes))
     workers = scaling.fewest if scaling.fewest > 0 else max(1, gpus if scaling.device != "cpu" else 1)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
@@ -95,7 +95,9 @@ def place_on_nodes(
     threads = scaling.threads or widest(nodes, workers, gpu)
     if room(nodes, threads, gpu) < workers and not (waits and scaling.elastic and cluster):
         need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
-        have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node['GPU'] * gpu_share:g} GPUs" for node in nodes)
+        have = ", ".join(
+            f"{node.get('CPU', 0):g} CPUs and {node['GPU'] / math.floor(1 / gpu_share + 1e-9):g} GPUs" for node in nodes
+        )
         what = f"{workers} workers with {need} each do not fit: the nodes have {have}"
         what += "; lower it or scaling.threads" + (", or set scaling.device cpu" if gpu else "")
         raise UserError.one("scaling.workers", what)

@@ -114,6 +114,9 @@ class OnRay:
     def busy_seconds(self) -> float:
         return sum(time.monotonic() - began for _, began in self._running.values())
 
+    def passes(self) -> float:
+        return 0.0
+
 
 def _result(reference: ray.ObjectRef[Any]) -> Any:
     try:

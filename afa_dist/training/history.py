@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afa_dist.errors import UserError
 from afa_dist.files import write_json
 
 PROVENANCE = "provenance.json"
@@ -28,11 +29,18 @@ class History:
             return ""
 
     def read_json(self, name: str) -> Any:
-        """A JSON file of this directory, or None when there is none."""
+        """A JSON file of this directory, or None when there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
         try:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            what = f"{self.path / name} is damaged ({str(error).splitlines()[0]}); put it right, or choose another name"
+            raise UserError.one("name", what) from error
 
     def starts(self) -> list[dict[str, Any]]:
         """Provenance of every start of the run, in their order."""

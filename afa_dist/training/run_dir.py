@@ -183,10 +183,16 @@ class RunDirectory(History):
         """The recorded specification, or an empty mapping."""
         import yaml
 
+        path = self.path / "config.yaml"
         try:
-            return yaml.safe_load((self.path / "config.yaml").read_text()) or {}
+            found = yaml.safe_load(path.read_text()) or {}
         except FileNotFoundError:
             return {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError.one("name", f"{path} is damaged; put it right, or choose another name") from error
+        if not isinstance(found, dict):
+            raise UserError.one("name", f"{path} is damaged; put it right, or choose another name")
+        return found
 
     def write_json(self, name: str, value: Any) -> None:
         write_json(self.path / name, value)

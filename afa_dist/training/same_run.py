@@ -37,8 +37,11 @@ MAY_CHANGE = (
 recognised by what is in them, what becomes of steps that would have ended it, how many checkpoints it keeps, which parts
 an analysis has."""
 
-PATHS = ("init", "model", "pretrained", "corruptions_path")
+PATHS = ("init", "pretrained", "corruptions_path")
 """Options that name a place: two ways of writing one place are no difference."""
+
+BY_CONTENT = ("model",)
+"""Options that name something which is recognised by what is in it: where it lies may change."""
 
 
 def other_run_problems(recorded: Mapping[str, Any], run: BaseRun, place: str) -> Iterator[Problem]:
@@ -63,6 +66,8 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: st
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
+        elif f"{prefix}{key}" in BY_CONTENT and isinstance(old, str) and isinstance(new, str):
+            continue
         elif key not in recorded and not new:
             continue  # the option is younger than the record, and off
         elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):

@@ -1,5 +1,6 @@
 """Nothing that was measured is lost or mixed: kills, time limits, damage, shares of a job array."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -97,6 +98,7 @@ def test_damaged_files_are_computed_again_and_whole_ones_are_not(trained, digits
         ({"attacks": ("pgd-2",)}, "attacks"),
         ({"images": 50}, "other images"),
         ({"version": "2.0"}, "versions"),
+        ({"seed": 3}, "seed"),
     ],
 )
 def test_other_weights_images_options_and_versions_are_refused(trained, digits, tmp_path, monkeypatch, change, words):
@@ -115,9 +117,9 @@ def test_other_weights_images_options_and_versions_are_refused(trained, digits, 
         check(run_of(tmp_path, **{**OPTIONS, **change}))
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     if not change:
-        # Who comes past that check, because the record is gone, is stopped by the files themselves.
+        # Who comes past that check is stopped when the record is looked at once more, under the lock.
         (tmp_path / "run/evaluation/identity.json").unlink()
-        with pytest.raises(UserError, match="other weights, images, options or versions"):
+        with pytest.raises(UserError, match="earlier version"):
             evaluate(run_of(tmp_path, **OPTIONS), prepared(trained, test, sha or "0"), HERE, lambda progress: None)
 
 
@@ -186,6 +188,99 @@ def test_a_job_that_is_killed_or_warned_goes_on(trained, digits, tmp_path):
     done = subprocess.run([*command, "--name", "at-once"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert rows_of(tmp_path / "runs").equals(rows_of(tmp_path / "runs", "at-once"))
+
+
+def test_what_cannot_be_read_at_the_end_is_neither_lost_nor_counted_as_robust(
+    trained, digits, tmp_path, undisturbed, monkeypatch
+):
+    """A file is damaged after it was written and before it is read again."""
+    import afa_dist.runtime.evaluate as module
+
+    finish, done = module._Work.finish, []
+
+    def damaged(work, *arguments):
+        if not done:
+            done.append(True)
+            path = tmp_path / "run/evaluation/shards/00000100-pgd-2.safetensors"
+            path.write_bytes(path.read_bytes()[:-3])
+        return finish(work, *arguments)
+
+    monkeypatch.setattr(module._Work, "finish", damaged)
+    with pytest.warns(UserWarning, match="computed again"):
+        summary = summary_of(tmp_path, trained, digits.test, **OPTIONS)
+    same(tmp_path, summary, undisturbed)
+
+
+def test_a_disk_that_fails_for_a_moment_costs_no_file(trained, digits, tmp_path, undisturbed, monkeypatch):
+    import afa_dist.evaluation.checked_file as module
+
+    summary_of(tmp_path, trained, digits.test, **OPTIONS)
+    (tmp_path / "run/evaluation/summary.json").unlink()
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "run/evaluation/shards").glob("*")}
+
+    def fails(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(module, "safe_open", fails)
+        summary_of(tmp_path, trained, digits.test, **OPTIONS)
+    same(tmp_path, summary_of(tmp_path, trained, digits.test, **OPTIONS), undisturbed)
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_outcomes_that_do_not_fit_those_before_them_are_not_used(trained, digits, tmp_path, undisturbed):
+    """As after a change of the device: the first attack breaks all, and what came after it is of another time."""
+    summary_of(tmp_path, trained, digits.test, **OPTIONS)
+    (tmp_path / "run/evaluation/summary.json").unlink()
+    import json
+
+    from afa_dist.evaluation.outcome import identity_of
+
+    facts = json.loads((tmp_path / "run/evaluation/identity.json").read_text())
+    store = OutcomeStore(tmp_path / "run/evaluation/shards", identity_of(facts))
+    clean, first = store.load(100, CLEAN), store.load(100, "pgd-2")
+    right = np.setdiff1d(np.arange(100, 200), clean.broken)
+    kept = right[:-1]  # all but one
+    x_adv = torch.zeros(len(kept), 1, 8, 8)
+    tensors = {"indices_R": torch.from_numpy(kept), "x_adv_RCHW": x_adv}
+    tensors |= {"predictions_R": torch.zeros(len(kept), dtype=torch.int64), "margins_R": torch.full((len(kept),), -1.0)}
+    store.save(dataclasses.replace(first, tensors=tensors))
+    summary_of(tmp_path, trained, digits.test, **OPTIONS)
+    broken_by = rows_of(tmp_path)["broken_by"].to_pylist()[100:200]
+    assert broken_by.count("pgd-2") == len(kept)
+    assert sum(by in ("pgd-5x2", "apgd-ce") for by in broken_by) <= 1
+
+
+def test_two_starts_under_one_name_do_not_mix(trained, digits, tmp_path, monkeypatch):
+    """The second one waits for the first, whose evaluation is another: it must not take that for its own."""
+    from afa_dist.training.run_dir import RunDirectory
+
+    few = digits.test.subset(np.arange(40))
+    locked = RunDirectory.locked
+
+    @contextlib.contextmanager
+    def late(directory, *arguments, **options):
+        monkeypatch.setattr(RunDirectory, "locked", locked)
+        evaluate(run_of(tmp_path, attacks=("pgd-2",)), prepared(trained, few, "one"), HERE, lambda progress: None)
+        with locked(directory, *arguments, **options):
+            yield
+
+    monkeypatch.setattr(RunDirectory, "locked", late)
+    with pytest.raises(UserError, match="other weights"):
+        evaluate(run_of(tmp_path, attacks=("pgd-2",)), prepared(trained, few, "two"), HERE, lambda progress: None)
+    assert '"one"' in (tmp_path / "run/evaluation/identity.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["evaluation/identity.json", "evaluation/summary.json", "config.yaml", "provenance.json"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b""])
+def test_damaged_records_are_told_in_words(trained, digits, tmp_path, name, content):
+    few = digits.test.subset(np.arange(20))
+    with pytest.raises(Interrupted):
+        summary_of(tmp_path, trained, few, interrupt_after(3), attacks=("pgd-2",), shard_size=5)
+    if name.endswith("summary.json") or content:
+        (tmp_path / "run" / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"damaged|another specification|earlier version"):
+            summary_of(tmp_path, trained, few, attacks=("pgd-2",), shard_size=5)
 
 
 # -- the parts

@@ -79,6 +79,22 @@ def test_networks_that_only_look_robust_are_found(quick, few, tmp_path, make, wo
     assert any(words in warning for warning in found), found
 
 
+def test_a_random_network_is_told_once_and_not_sent_where_it_is_already(quick, few, tmp_path):
+    found = warnings(tmp_path, Random(quick), few, eps=0.2)
+    assert len(found) == 1 and "use attacks rand" in found[0]
+    found = warnings(tmp_path, Random(quick), few, eps=0.2, name="rand", attacks=("rand",))
+    assert len(found) == 1 and "use attacks rand" not in found[0]
+
+
+def test_probes_keep_to_the_size_of_batches(quick, few, tmp_path):
+    """It was chosen for the memory there is."""
+    seen = []
+    net = Wrapped(quick, lambda logits: logits)
+    net.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    summary_of(tmp_path, net, few, attacks=("pgd-2",), batch_size=10)
+    assert max(seen) == 10
+
+
 def test_square_finds_what_hidden_gradients_hide(quick, few, tmp_path):
     found = warnings(tmp_path, Coarse(quick), few, eps=0.15, attacks=("apgd-ce", "square"))
     assert any(warning.startswith("square") and "may be masked" in warning for warning in found)
@@ -110,12 +126,12 @@ def test_images_that_do_not_hold_are_found(quick, few, tmp_path):
     x_adv = (chosen + 0.3 * gradient_x.grad.sign()).clamp(0, 1)
     holds = (quick(x_adv).argmax(1) != y[indices]).tolist()
     assert sum(holds) >= 3
-    assert recheck(evaluator, indices, x_adv) == [int(i) for i, held in zip(indices, holds, strict=True) if not held]
-    assert recheck(evaluator, indices, chosen) == indices.tolist()
-    assert recheck(evaluator, indices, 1 - chosen) == indices.tolist()
+    assert recheck(evaluator, indices, x_adv)[1] == [int(i) for i, held in zip(indices, holds, strict=True) if not held]
+    assert recheck(evaluator, indices, chosen) == (len(indices), indices.tolist())
+    assert recheck(evaluator, indices, 1 - chosen)[1] == indices.tolist()
     outside = x_adv.clone()
     outside[:, 0, 0, 0] = -0.01
-    assert recheck(evaluator, indices, outside) == indices.tolist()
+    assert recheck(evaluator, indices, outside)[1] == indices.tolist()
 
 
 def test_networks_that_give_nonsense_are_refused(quick, few, tmp_path):

@@ -16,6 +16,11 @@ from afa_dist.runtime.measure import measure
 from tests.evaluation.helpers import Wrapped, rows_of, summary_of, trained_perceptron
 
 ROOT = Path(__file__).parents[2]
+HALF = """class Half(nn.Module):
+    def forward(self, logits):
+        return logits / 2
+
+def good"""
 MODULE = """
 import torch
 from torch import nn
@@ -39,6 +44,19 @@ def broken():
 
 def number():
     return 3
+
+def no_gradient():
+    net = good()
+    forward = net.forward
+    net.forward = torch.no_grad()(forward)
+    return net
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.mul_(2).flatten(1)[:, :10]
+
+def in_place():
+    return InPlace()
 
 def wants_colours():
     return nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -64,6 +82,11 @@ def test_a_function_that_makes_a_network_is_measured_and_its_weights_are_remembe
     (tmp_path / "nets.py").write_text(MODULE.replace("manual_seed(1)", "manual_seed(2)"))
     done = job(tmp_path, *options)
     assert done.returncode == 2 and "other weights" in done.stderr
+    (tmp_path / "nets.py").write_text(
+        MODULE.replace("nn.Linear(64, 10))", "nn.Linear(64, 10), Half())").replace("def good", HALF)
+    )
+    done = job(tmp_path, *options)
+    assert done.returncode == 2 and "its code has changed" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,6 +95,8 @@ def test_a_function_that_makes_a_network_is_measured_and_its_weights_are_remembe
         ("nets:seven", "tells 7 classes apart, the images have 10"),
         ("nets:nan", "NaN or infinite"),
         ("nets:broken", "RuntimeError: no weights here"),
+        ("nets:no_gradient", "no gradients of its logits"),
+        ("nets:in_place", "changes the images"),
         ("nets:number", "gives a int, not a torch module"),
         ("nets:wants_colours", "fails on images of 1 x 8 x 8 pixels"),
         ("nets:none", "has no attribute 'none'"),
@@ -118,11 +143,24 @@ def test_from_python_it_is_the_same_measurement(quick, digits, tmp_path):
         found = measure(quick, images, few.labels_N, eps=0.1, attacks=["pgd-5", "square"])
         assert found["accuracies"] == want
     assert training.training and not quick._forward_pre_hooks
+    assert (
+        measure(quick, few.images_NCHW.numpy(), few.labels_N.numpy(), eps="1/10", attacks="pgd-5, square")["accuracies"]
+        == want
+    )
     kept = measure(quick, few.images_NCHW, few.labels_N, eps=0.1, attacks=["pgd-5", "square"], folder=tmp_path / "kept")
     assert kept["accuracies"] == want
     assert rows_of(tmp_path / "kept", "measured").equals(rows_of(tmp_path))
     halves = (few.images_NCHW.float() / 255 + 0.001).clamp(0, 1)  # pixels between the 256 values
     assert measure(quick, halves, few.labels_N, eps=0.0, attacks=["pgd-5"])["accuracies"]["clean"]["images"] == 64
+
+
+def test_a_folder_of_another_network_or_other_options_is_refused(quick, digits, tmp_path):
+    few = digits.test.subset(np.arange(32))
+    options = {"attacks": "pgd-2", "folder": tmp_path}
+    measure(quick, few.images_NCHW, few.labels_N, eps=0.1, **options)
+    with pytest.raises(UserError, match="other weights"):
+        other = nn.Sequential(quick, nn.Linear(10, 10))
+        measure(other, few.images_NCHW, few.labels_N, eps=0.1, **options)
 
 
 def test_from_python_all_mistakes_are_told(quick, digits):

@@ -14,6 +14,7 @@ from afa_dist.config.scaling import sharing_counts
 from afa_dist.distributed import SLICE
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.runtime.elastic import Sizes, wait_for_room
+from afa_dist.runtime.placement import place_on_nodes
 from afa_dist.training.run_dir import RunDirectory
 from tests.nodes import nodes_of, wait_for
 from tests.object_store import ObjectStore
@@ -44,6 +45,13 @@ def test_a_placement_fits_and_none_that_could_share_is_greater(nodes, threads, g
     assert placement.threads == threads or threads == 0
     assert sum(min(n["CPU"] // placement.threads, n["GPU"] if gpu else 99) for n in nodes) >= want
     assert sizes.fitting(nodes, already=2) >= want
+
+
+def test_workers_that_share_gpus_never_span_two():
+    for gpus, share, want in ((4, 0.7, 4), (3, 0.4, 6), (2, 0.35, 4), (1, 0.1, 10), (2, 1.0, 2)):
+        nodes = [{"CPU": 64.0, "GPU": float(gpus)}]
+        placement = place_on_nodes(ScalingConfig(workers="1..99"), nodes, None, gpu_share=share)
+        assert (placement.workers, placement.gpu) == (want, True)
 
 
 def test_waiting_for_room_ends_as_soon_as_there_is_some():
