@@ -5,6 +5,8 @@ A trace's `meta` says which colour: {"colour": n} for the n-th of the palette.
 
 from __future__ import annotations
 
+import graphlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,12 +57,27 @@ def _stage_curve(stage: Stage) -> Chart:
     return chart(shown, "epoch", "accuracy, %", yaxis={"title": {"text": "accuracy, %"}, "range": [0, 100]}, yaxis2=second)
 
 
+def merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """All names in one order that each of `orders` agrees with; where there is none, as they come."""
+    before: dict[str, set[str]] = {name: set() for order in orders for name in order}
+    for order in orders:
+        for first, second in itertools.pairwise(order):
+            before[second].add(first)
+    try:
+        return list(graphlib.TopologicalSorter(before).static_order())
+    except graphlib.CycleError:
+        return list(before)
+
+
 def accuracy_dots(entries: Sequence[Entry]) -> Chart | None:
     """Accuracy under each attack, with 95 % intervals."""
     traces = []
-    for number, entry in enumerate(entries):
+    measured = [entry for entry in entries if entry.evaluation]
+    order = merged([["clean", *entry.evaluation.summary["attacks"]] for entry in measured if entry.evaluation])
+    for number, entry in enumerate(measured):
         if entry.evaluation is None:
             continue
+        alike = ["clean", *entry.evaluation.summary["attacks"]] == order
         found = entry.evaluation.summary["accuracies"]
         names = ["clean", *entry.evaluation.summary["attacks"]]
         high = [100 * (found[name]["interval_95"][1] - found[name]["accuracy"]) for name in names]
@@ -68,7 +85,7 @@ def accuracy_dots(entries: Sequence[Entry]) -> Chart | None:
         traces.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers",
+                "mode": "lines+markers" if alike else "markers",  # no line across attacks that it never saw
                 "name": entry.title,
                 "x": names,
                 "y": _rounded([100 * found[name]["accuracy"] for name in names]),
@@ -79,7 +96,8 @@ def accuracy_dots(entries: Sequence[Entry]) -> Chart | None:
             }
         )
     y = {"title": {"text": "accuracy, %"}, "range": [0, 102]}
-    return chart(traces, "under this attack and all to the left", "accuracy, %", yaxis=y) if traces else None
+    x = {"title": {"text": "under this attack and those before it"}, "categoryorder": "array", "categoryarray": order}
+    return chart(traces, "", "accuracy, %", xaxis=x, yaxis=y) if traces else None
 
 
 def robustness_curve(entries: Sequence[Entry]) -> Chart | None:
@@ -112,6 +130,9 @@ def robustness_curve(entries: Sequence[Entry]) -> Chart | None:
 def lipschitz_histogram(entries: Sequence[Entry], what: str) -> Chart | None:
     """Distribution of the local Lipschitz constants of `what` (logits or features)."""
     traces = []
+    name = f"lipschitz_{what}_N"
+    known = [entry.analysis.arrays[name] for entry in entries if entry.analysis and name in entry.analysis.arrays]
+    top = max((float(values.max()) for values in known), default=1.0)
     for number, entry in enumerate(entries):
         if entry.analysis is None or f"lipschitz_{what}_N" not in entry.analysis.arrays:
             continue
@@ -122,7 +143,7 @@ def lipschitz_histogram(entries: Sequence[Entry], what: str) -> Chart | None:
                 "name": entry.title,
                 "x": _rounded(values),
                 "opacity": 0.65,
-                "nbinsx": 40,
+                "xbins": {"start": 0, "end": top * 1.001, "size": top * 1.001 / 40},  # the same for all
                 "meta": {"colour": number},
             }
         )
@@ -170,6 +191,7 @@ def reliability(entry: Entry) -> Chart | None:
                 "x": _rounded([100 * b["confidence"] for b in bins]),
                 "y": _rounded([100 * b["accuracy"] for b in bins]),
                 "text": [f"{b['count']} images" for b in bins],
+                "marker": {"size": [5 + 20 * (b["count"] / sum(c["count"] for c in bins)) ** 0.5 for b in bins]},
                 "meta": {"colour": number},
             }
         )

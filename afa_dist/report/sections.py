@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from afa_dist.data.image_set import ImageSet
+from afa_dist.evaluation.pairs import compare_pairs
 from afa_dist.report import charts
 from afa_dist.report.blocks import Cell, Figure, Picture, Section, Strip, Table
 from afa_dist.report.pictures import heat, magnified, png, sprite
@@ -34,24 +35,50 @@ def headline(entries: Sequence[Entry]) -> Section:
         "accuracy",
         "Accuracy",
         "Per cent of images classified rightly, [95 % interval]. An image counts under an attack if it withstood that one "
-        "and all to the left of it. A column is sorted by its heading.",
+        "and all that its evaluation ran before it. A column is sorted by its heading.",
     )
     if not measured:
         return section
-    names = list(dict.fromkeys(name for entry in measured for name in ["clean", *_summary(entry)["attacks"]]))
+    names = charts.merged([["clean", *_summary(entry)["attacks"]] for entry in measured])
     rows = []
     for entry in measured:
         summary = _summary(entry)
-        cells = [Cell(entry.title, entry.title, head=True), Cell(_threat(summary["threat"]), summary["threat"]["eps"])]
-        cells += [_accuracy_cell(summary["accuracies"].get(name)) for name in names]
-        last = summary["accuracies"][(["clean", *summary["attacks"]])[-1]]
-        rows.append([*cells, _accuracy_cell(last), Cell(summary["label"], summary["label"])])
+        found, last = summary["accuracies"], ["clean", *summary["attacks"]][-1]
+        cells = [Cell(entry.title, entry.title, head=True), _accuracy_cell(found["clean"]), _accuracy_cell(found[last])]
+        cells += [Cell(summary["label"], summary["label"]), Cell(_threat(summary["threat"]), summary["threat"]["eps"])]
+        cells.append(_number(float(found["clean"]["images"])))
+        rows.append([*cells, *(_accuracy_cell(found.get(name)) for name in names if name != "clean")])
         section.warnings += [f"{entry.title}: {warning}" for warning in summary["warnings"]]
-    section.tables.append(Table("Accuracy by attack", ["model", "threat", *names, "all attacks", "which are"], rows))
+    section.tables.append(
+        Table("Accuracy by attack", ["model", "clean", "all attacks", "which are", "threat", "images", *names[1:]], rows)
+    )
     section.warnings += _incomparable(measured)
+    if pairs := list(_pairs(measured)):
+        columns = ["models", "images", "only the first stands", "only the second stands", "difference", "p (McNemar)"]
+        section.tables.append(Table("The same images under all attacks, side by side", columns, pairs))
     if data := charts.accuracy_dots(entries):
         section.figures.append(Figure("Accuracy by attack", "With 95 % intervals.", data))
     return section
+
+
+def _pairs(measured: Sequence[Entry]) -> Iterator[list[Cell]]:
+    """Two models on the same images, image by image: far more telling than two intervals that overlap."""
+    for number, one in enumerate(measured):
+        for other in measured[number + 1 :]:
+            same = all(_summary(one)[key] == _summary(other)[key] for key in ("threat", "data_fingerprint", "attacks"))
+            if one.evaluation is None or other.evaluation is None or not same:
+                continue
+            stands = [
+                np.array([by is None for by in e.table["broken_by"].to_pylist()])
+                for e in (one.evaluation, other.evaluation)
+            ]
+            found = compare_pairs(stands[0], stands[1])
+            low, high = found.interval_95
+            words = f"{one.title} / {other.title}"
+            difference = f"{100 * found.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+            cells = [Cell(words, words, head=True), _number(float(found.images))]
+            cells += [_number(float(found.only_first)), _number(float(found.only_second))]
+            yield [*cells, Cell(difference, found.difference), Cell(f"{found.p_value:.2g}", found.p_value)]
 
 
 def _incomparable(measured: Sequence[Entry]) -> Iterator[str]:
@@ -65,15 +92,17 @@ def curves(entries: Sequence[Entry]) -> Section:
     section = Section(
         "eps", "Accuracy against eps", "PGD-20 at growing radii; an image that fell at one is down at all greater ones."
     )
-    if data := charts.robustness_curve(entries):
-        section.figures.append(Figure("Accuracy against the radius", "One line a model, with 95 % intervals.", data))
+    if data := charts.robustness_curve(once(entries)):
+        section.figures.append(
+            Figure("Accuracy against the radius", f"One line a model, with 95 % intervals; {_counted(entries)}.", data)
+        )
     return section
 
 
 def training(entries: Sequence[Entry]) -> Section:
     """Loss and held-out accuracies of every stage."""
     section = Section("training", "Training", "The checkpoint is chosen on held-out training images, never on test images.")
-    for entry in entries:
+    for entry in once(entries):
         for title, data in charts.training_curves(entry):
             name = f"{entry.title}: {title}"
             section.figures.append(Figure(name, "Held-out accuracies (left axis) and training loss (right axis).", data))
@@ -89,7 +118,7 @@ def features(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
         "on such a map say little; the table has them in all dimensions.",
     )
     rows = []
-    for entry in entries:
+    for entry in once(entries):
         if entry.analysis is None:
             continue
         facts = entry.analysis.facts
@@ -134,20 +163,20 @@ def lipschitz(entries: Sequence[Entry]) -> Section:
         "How far the output moves at most, for the distance that the image is moved in the ball; smaller is smoother.",
     )
     for what in ("logits", "features"):
-        if data := charts.lipschitz_histogram(entries, what):
-            section.figures.append(Figure(f"Of {what}", "One distribution a model.", data))
+        if data := charts.lipschitz_histogram(once(entries), what):
+            section.figures.append(Figure(f"Of {what}", f"One distribution a model; {_counted(entries)}.", data))
     return section
 
 
 def corruptions(entries: Sequence[Entry]) -> Section:
     """Accuracy under corruptions, and calibration."""
     section = Section("corruptions", "Corruptions and calibration")
-    if data := charts.corruption_bars(entries):
-        words = "Accuracy by family of corruptions, over five strengths."
+    if data := charts.corruption_bars(once(entries)):
+        words = f"Accuracy by family of corruptions, over five strengths; {_counted(entries)}."
         section.figures.append(Figure("Corruptions", words, data))
-    for entry in entries:
+    for entry in once(entries):
         if data := charts.reliability(entry):
-            words = "Where accuracy is below confidence, the network is too sure."
+            words = "Where accuracy is below confidence, the network is too sure. Large points are many images."
             section.figures.append(Figure(f"{entry.title}: calibration", words, data))
     return section
 
@@ -160,7 +189,7 @@ def saliency(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
         "Where the network's decision depends on pixels: input gradient and integrated gradients, of the clean image and "
         "of the attacked one. Bright is much.",
     )
-    for entry in entries:
+    for entry in once(entries):
         test = images.get(entry.analysis.facts["data_fingerprint"]) if entry.analysis else None
         if entry.analysis is None or test is None or "gradient_MHW" not in entry.analysis.arrays:
             continue
@@ -261,7 +290,7 @@ def provenance(entries: Sequence[Entry]) -> Section:
     """Where the figures come from, and the commands that repeat them."""
     section = Section("provenance", "Where this comes from", "The commands, versions and settings behind each figure.")
     for entry in entries:
-        sources = [(stage.title, stage.directory) for stage in entry.stages]
+        sources: list[tuple[str, Any]] = [(stage.title, stage.directory) for stage in entry.stages]
         sources += [("evaluation", entry.evaluation.directory)] if entry.evaluation else []
         sources += [("analysis", entry.analysis.directory)] if entry.analysis else []
         for title, directory in sources:
@@ -271,6 +300,16 @@ def provenance(entries: Sequence[Entry]) -> Section:
             text = f"{command}\n\n{json.dumps(facts, indent=2)}\n\n{directory.read_text('config.yaml')}"
             section.details.append((f"{entry.title}: {title} ({directory.place})", text))
     return section
+
+
+def once(entries: Sequence[Entry]) -> list[Entry]:
+    """Each model once: what several evaluations have in common is not shown for each."""
+    return list({entry.model_sha256: entry for entry in reversed(entries)}.values())[::-1]
+
+
+def _counted(entries: Sequence[Entry]) -> str:
+    counts = sorted({entry.analysis.facts["images"] for entry in entries if entry.analysis})
+    return f"of {' or '.join(map(str, counts))} images"
 
 
 def _summary(entry: Entry) -> dict[str, Any]:

@@ -157,6 +157,12 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _short(title: str) -> str:
+    """Of a path, what tells it from others: the last two names."""
+    path = title.rstrip("/")
+    return "/".join(path.split("/")[-2:]) if path.count("/") > 1 else path
+
+
 def _place(entry: Entry) -> Path | None:
     return entry.evaluation.directory.path.resolve() if entry.evaluation else None
 
@@ -173,6 +179,8 @@ def _joined(entries: list[Entry]) -> list[Entry]:
                 continue
         if _place(entry) is None or _place(entry) not in map(_place, kept):
             kept.append(entry)
+    for entry in kept:
+        entry.title = _short(entry.title)
     titles = [entry.title for entry in kept]
     for entry in kept:
         if titles.count(entry.title) > 1 and entry.evaluation is not None:

@@ -85,6 +85,7 @@ def test_a_comparison_in_the_browser(runs, browser, tmp_path):
             low, high = entry["interval_95"]
             assert f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in text
     assert text.count("not AutoAttack") == 2
+    assert page.locator("#accuracy thead button").first.text_content() == "model"
     assert "different attacks" in page.locator("#accuracy .warning").all_inner_texts()[-1]
     # The table sorts, in both directions, and what is missing goes last.
     headings = page.locator("#accuracy thead button").all_text_contents()
