@@ -148,6 +148,7 @@ def test_a_telephone_shows_all_without_scrolling_sideways(runs, browser, scheme)
     path = runs / "strong/report.html"
     seen = Seen(browser, path, width=380, scheme=scheme)
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert seen.page.locator("#accuracy tbody th").first.bounding_box()["width"] > 90
     ground = "getComputedStyle(document.body).backgroundColor"
     before = seen.page.evaluate(ground)
     assert (before == "rgb(255, 255, 255)") == (scheme == "light")
