@@ -132,11 +132,14 @@ def _leftover(rest: Sequence[str], known: Sequence[str]) -> list[Problem]:
     for word in rest:
         if word.startswith("--"):
             flag = word.partition("=")[0]
-            close = difflib.get_close_matches(flag, known, n=1)
-            meant = f"did you mean {close[0]}?" if close else "see --help"
+            # `--eps` for `--threat.eps`: the last part is what people remember.
+            named = [name for name in known if name.rpartition(".")[2] == flag.removeprefix("--")]
+            close = named or difflib.get_close_matches(flag, known, n=1)
+            meant = f"did you mean {' or '.join(close[:3])}?" if close else "see --help"
             problems.append(Problem(flag, f"is not an option; {meant}"))
         elif not after_flag:
-            problems.append(Problem(word, "is not an option; options start with --"))
+            hint = f"; write --model {word}" if "--model" in known else ""
+            problems.append(Problem(word, f"is not an option; options start with --{hint}"))
         after_flag = word.startswith("--") and "=" not in word
     return problems
 

@@ -84,7 +84,16 @@ def load_subject(model: str) -> Subject:
     if is_foreign(model):
         net = _timm(model.removeprefix(TIMM)) if model.startswith(TIMM) else _made_by(model)
         return Subject(net.eval(), weights_hash(net, model), {})
+    if re.fullmatch(r"[\w./-]+\.py:[A-Za-z_]\w*", model):
+        raise UserError.one(
+            "model", f"{model}: name the module, not its file: {model.replace('.py:', ':').replace('/', '.')}"
+        )
     folder = model_folder(model)
+    inside = [name for name in ("finetune", "baseline") if (folder / name / "model" / "config.json").exists()]
+    if inside and not (folder / "config.json").exists():
+        raise UserError.one("model", f"{model} is a pipeline; name one of its models: {model.rstrip('/')}/{inside[0]}")
+    if not is_address(model) and not folder.exists():
+        raise UserError.one("model", f"{folder} holds no exported model: there is no such folder")
     exported = load_classifier(folder)
     return Subject(exported.net, sha256(folder / "model.safetensors"), exported.config)
 
