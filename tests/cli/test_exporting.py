@@ -65,7 +65,7 @@ def invented(run_folder, name, attacks, broken_by, warnings=(), data=None, part=
     directory.create(run, provenance(0, "e" * 64))
     (directory.path / "evaluation").mkdir()
     summary = {
-        "accuracies": accuracies(broken_by, attacks),
+        "accuracies": accuracies(broken_by, attacks, eps),
         "label": label_of(attacks, eps),
         "warnings": list(warnings),
         "model": str(run_folder),
