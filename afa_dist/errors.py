@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,15 @@ class UserError(ValueError):
     @classmethod
     def one(cls, where: str, what: str) -> UserError:
         return cls([Problem(where, what)])
+
+
+@contextlib.contextmanager
+def collected(problems: list[Problem]) -> Iterator[None]:
+    """Add the mistakes of a UserError raised inside to `problems`, and go on."""
+    try:
+        yield
+    except UserError as error:
+        problems.extend(error.problems)
 
 
 class TrainingError(RuntimeError):

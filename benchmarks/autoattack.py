@@ -40,6 +40,7 @@ from afa_dist.config import (
     TrackingConfig,
     ValidationConfig,
 )
+from afa_dist.config.fields import radius
 from afa_dist.data.catalogue import load_part, load_splits
 from afa_dist.data.image_set import ImageSet, choose_rows
 from afa_dist.distributed import World
@@ -153,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="run directory of a fine-tuning run; a small one is trained if empty")
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--eps", type=_fraction, default=0.1)
+    parser.add_argument("--eps", type=radius, default=0.1)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
@@ -186,11 +187,6 @@ def _record(model: str, options: argparse.Namespace, found: dict[str, list[dict[
     start = statistics.median(run["ray_seconds"] for run in found["2 processes, 4 shards"])
     say(f"Ray's start beside it: {start:.1f} s")
     return {"model": model, "eps": options.eps, "images": options.images, "runs": found, "ratios": ratios}
-
-
-def _fraction(text: str) -> float:
-    above, _, below = text.partition("/")
-    return float(above) / float(below or 1)
 
 
 if __name__ == "__main__":

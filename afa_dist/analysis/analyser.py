@@ -13,11 +13,12 @@ from torch import nn
 
 from afa_dist.analysis.cifar_c import CifarC
 from afa_dist.analysis.pretrained import Pretrained
-from afa_dist.attacks import Ball, Objective, attack_mode, cross_entropy, pgd
+from afa_dist.attacks import Ball, Objective, cross_entropy, pgd
 from afa_dist.config import AnalyseRun
 from afa_dist.data.image_set import ImageSet, choose_evenly
 from afa_dist.distributed import SlicedRandom
 from afa_dist.errors import UserError
+from afa_dist.evaluation.attacking import measuring
 from afa_dist.models.networks import Classifier
 from afa_dist.models.norm import at_least_fp32
 
@@ -86,16 +87,16 @@ class Analyser:
 
     def images(self, places: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels in [0, 1] (B, C, H, W) and labels (B,), on the device."""
-        x = self.test.images_NCHW[torch.from_numpy(self.indices_N[places])].to(self.device)
-        return x.float() / 255, self.y_N[places].to(self.device)
+        x = self.test.pixels(torch.from_numpy(self.indices_N[places]))
+        return x.to(self.device), self.y_N[places].to(self.device)
 
     def clean(self) -> torch.Tensor:
         """All images (N, C, H, W), on the CPU."""
-        return self.test.images_NCHW[torch.from_numpy(self.indices_N)].float() / 255
+        return self.test.pixels(torch.from_numpy(self.indices_N))
 
     @torch.no_grad()
     def through(self, net: Net, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """What `net` makes of images, batch by batch, on the CPU. Call it inside `attack_mode`.
+        """What `net` makes of images, batch by batch, on the CPU. Call it inside `measuring`.
 
         Raises:
             UserError: numbers that are not finite.
@@ -108,7 +109,7 @@ class Analyser:
     def attack(self, objective_for: Callable[[torch.Tensor, torch.Tensor, slice], Objective], key: str) -> torch.Tensor:
         """x_adv (N, C, H, W), on the CPU: PGD from a random start keyed by (seed, key, place), steps of 2.5 eps / steps.
 
-        objective_for: given x, y and the places of a batch, what is maximised there. Call it inside `attack_mode`.
+        objective_for: given x, y and the places of a batch, what is maximised there. Call it inside `measuring`.
         """
         found = []
         for places in self.batches():
@@ -122,6 +123,6 @@ class Analyser:
     def attack_classifier(self) -> Attacked:
         """The images that most parts look at: the last point of PGD on the cross-entropy of the classifier."""
         net = self.net
-        with attack_mode(net):
+        with measuring(net):
             x_adv = self.attack(lambda x, y, places: lambda moved: cross_entropy(net(moved), y), "classifier")
             return Attacked(x_adv, self.through(net, self.clean()), self.through(net, x_adv))

@@ -34,12 +34,10 @@ class PartStore:
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def save(self, name: str, part: Part) -> Path:
-        """Write it; returns the file."""
+    def save(self, name: str, part: Part) -> None:
+        """Write it."""
         text = json.dumps({"name": name, **self._identities(name), "figures": part.figures})
-        path = self.path(name)
-        write_checked(path, text, part.tensors)
-        return path
+        write_checked(self.path(name), text, part.tensors)
 
     def load(self, name: str, asked: bool) -> Part | None:
         """The part, or None if there is none.

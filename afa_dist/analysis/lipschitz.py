@@ -37,7 +37,7 @@ def local_lipschitz(
     (`STEP_SIZE`, `START`). The paper maximises; the code, as it stands, steps along the gradient of the ratio's negative,
     which we do not follow. A local search: the true constant may be larger.
 
-    Call it inside `attack_mode`.
+    Call it inside `measuring`.
 
     Args:
         output: pixels (B, C, H, W) to outputs (B, D), of each image by itself.

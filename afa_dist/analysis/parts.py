@@ -20,10 +20,10 @@ from afa_dist.analysis.embedding import planes
 from afa_dist.analysis.kept import Part
 from afa_dist.analysis.lipschitz import local_lipschitz, radius_of, summary
 from afa_dist.analysis.saliency import IMAGES, drawn, mean_cosine, saliency_maps
-from afa_dist.attacks import Ball, Objective, attack_mode
-from afa_dist.data.image_set import choose_rows
+from afa_dist.attacks import Ball, Objective
+from afa_dist.data.image_set import ImageSet, choose_rows
 from afa_dist.distributed import SlicedRandom
-from afa_dist.evaluation.attacking import attack_standing
+from afa_dist.evaluation.attacking import attack_standing, measuring
 from afa_dist.evaluation.summary import accuracy
 from afa_dist.losses import afa_loss
 from afa_dist.models.networks import ContrastiveNet
@@ -57,15 +57,15 @@ def features_part(analyser: Analyser) -> Part:
     """`alignment` at the penultimate layer, at the projection layer of pre-training, and before any training."""
     attacked, pretrained = _attacked(analyser), analyser.pretrained
     assert analyser.features is not None
-    with attack_mode(analyser.net):
+    with measuring(analyser.net):
         figures = {"penultimate": _layer(analyser, analyser.features, attacked.x_adv_NCHW)}
     if pretrained is None:
         return Part(figures, {})
     if pretrained.net.head is not None:
-        with attack_mode(pretrained.net):
+        with measuring(pretrained.net):
             x_adv = _attack_embeddings(analyser, pretrained.net, pretrained.temperature, "projection")
             figures["projection"] = _layer(analyser, pretrained.net.embed, x_adv)
-    with attack_mode(pretrained.untrained):
+    with measuring(pretrained.untrained):
         x_adv = _attack_embeddings(analyser, pretrained.untrained, pretrained.temperature, "untrained")
         figures["untrained"] = _layer(analyser, pretrained.untrained.encoder, x_adv)
     return Part(figures, {})
@@ -73,9 +73,9 @@ def features_part(analyser: Analyser) -> Part:
 
 def _layer(analyser: Analyser, net: Net, x_adv_NCHW: torch.Tensor) -> dict[str, Any]:
     assert analyser.train is not None
-    rows_T = torch.from_numpy(choose_rows(analyser.train.labels_N.numpy(), TRAINING_IMAGES))
-    train_TF = unit(_through_bytes(analyser, net, analyser.train.images_NCHW[rows_T]))
-    y_N, y_T = analyser.y_N, analyser.train.labels_N[rows_T]
+    rows = choose_rows(analyser.train.labels_N.numpy(), TRAINING_IMAGES)
+    train_TF = unit(_through_set(analyser, net, analyser.train.subset(rows)))
+    y_N, y_T = analyser.y_N, analyser.train.labels_N[torch.from_numpy(rows)]
     own_N = torch.arange(len(y_N))
     clean_NF, adv_NF = (unit(analyser.through(net, x)) for x in (analyser.clean(), x_adv_NCHW))
     found: dict[str, Any] = {
@@ -86,10 +86,10 @@ def _layer(analyser: Analyser, net: Net, x_adv_NCHW: torch.Tensor) -> dict[str, 
     return found
 
 
-def _through_bytes(analyser: Analyser, net: Net, images_NCHW: torch.Tensor) -> torch.Tensor:
+def _through_set(analyser: Analyser, net: Net, images: ImageSet) -> torch.Tensor:
     """What `net` makes of stored images; never all of them as numbers at once."""
-    batches = analyser.batches(len(images_NCHW))
-    return torch.cat([analyser.through(net, images_NCHW[places].float() / 255) for places in batches])
+    batches = analyser.batches(len(images))
+    return torch.cat([analyser.through(net, images.pixels(places)) for places in batches])
 
 
 def _attack_embeddings(analyser: Analyser, net: ContrastiveNet, temperature: float, key: str) -> torch.Tensor:
@@ -114,7 +114,7 @@ def lipschitz_part(analyser: Analyser) -> Part:
     figures, tensors = {}, {}
     for name, output in outputs.items():
         ratios = []
-        with attack_mode(analyser.net):
+        with measuring(analyser.net):
             for places in analyser.batches():
                 x, _ = analyser.images(places)
                 key = ("analyse", analyser.run.seed, "lipschitz")
@@ -150,7 +150,7 @@ def _strengths(analyser: Analyser, name: str) -> Iterator[dict[str, Any]]:
                 x = analyser.published.images(name, strength, indices).to(x)
             else:
                 x = corrupt(x, name, strength, analyser.run.seed, indices)
-            with attack_mode(analyser.net), torch.no_grad():
+            with measuring(analyser.net), torch.no_grad():
                 right += int((analyser.net(x).argmax(dim=1) == y).sum())
         yield {"strength": strength, **accuracy(right, len(analyser))}
 
@@ -168,7 +168,7 @@ def saliency_part(analyser: Analyser) -> Part:
     attacked = _attacked(analyser)
     places_M = torch.from_numpy(choose_rows(analyser.y_N.numpy(), IMAGES))
     y_M, x_adv = analyser.y_N[places_M].to(analyser.device), attacked.x_adv_NCHW[places_M]
-    with attack_mode(analyser.net):
+    with measuring(analyser.net):
         batch = analyser.run.batch_size
         clean = saliency_maps(analyser.net, analyser.clean()[places_M].to(analyser.device), y_M, batch)
         adv = saliency_maps(analyser.net, x_adv.to(analyser.device), y_M, batch)
@@ -203,7 +203,7 @@ def _fallen(analyser: Analyser, standing_S: torch.Tensor, eps: float) -> torch.T
     for batch in analyser.batches(len(standing_S)):
         places = standing_S[batch]
         x, y = x_NCHW[places].to(analyser.device), analyser.y_N[places].to(analyser.device)
-        with attack_mode(analyser.net):
+        with measuring(analyser.net):
             if eps == 0:
                 with torch.no_grad():
                     fallen_S[batch] = (analyser.net(x).argmax(dim=1) != y).cpu()
@@ -223,7 +223,7 @@ def calibration_part(analyser: Analyser) -> Part:
 def embedding_part(analyser: Analyser) -> Part:
     """Unit-length penultimate features in the plane."""
     assert analyser.features is not None
-    with attack_mode(analyser.net):
+    with measuring(analyser.net):
         pictures = (analyser.clean(), _attacked(analyser).x_adv_NCHW)
         clean_NF, adv_NF = (unit(analyser.through(analyser.features, x)) for x in pictures)
     return Part({}, planes(clean_NF, adv_NF))

@@ -21,7 +21,7 @@ def saliency_maps(net: nn.Module, x_MCHW: torch.Tensor, y_M: torch.Tensor, batch
     gradient: its derivative (Simonyan et al., 1312.6034). integrated: integrated gradients from a black image (Sundararajan
     et al., 1703.01365, eq. 1), whose sum is the logit less that of the black image. Both by captum.
 
-    Call it inside `attack_mode`.
+    Call it inside `measuring`.
     """
     from captum.attr import IntegratedGradients, Saliency
 

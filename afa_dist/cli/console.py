@@ -21,9 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from afa_dist.config.fields import pixels as pixels  # the jobs take it from here, with the other words
+from afa_dist.config.fields import pixels
 from afa_dist.data.decode import progress_to
-from afa_dist.evaluation.summary import wilson_interval
+from afa_dist.evaluation.summary import accuracy_words
 from afa_dist.evaluation.work import Progress as EvaluationState
 from afa_dist.runtime.placement import is_main_process
 
@@ -204,11 +204,11 @@ def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table
     if len(names) <= WIDEST:
         table = Table("model", *names, title=title, title_justify="left")
         for model, summary in models.items():
-            table.add_row(model, *(_accuracy(summary, name) for name in names))
+            table.add_row(model, *(accuracy_words(summary["accuracies"][name]) for name in names))
         return table
     table = Table("under it and all above", *models, title=title, title_justify="left")
     for name in names:
-        table.add_row(name, *(_accuracy(summary, name) for summary in models.values()))
+        table.add_row(name, *(accuracy_words(summary["accuracies"][name]) for summary in models.values()))
     table.add_section()
     table.add_row("= all of them", *(summary["label"] for summary in models.values()))
     return table
@@ -216,9 +216,3 @@ def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table
 
 WIDEST = 4
 """Accuracies that are put side by side; more are put below each other."""
-
-
-def _accuracy(summary: Mapping[str, Any], name: str) -> str:
-    entry = summary["accuracies"][name]
-    low, high = wilson_interval(entry["right"], entry["images"])
-    return f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

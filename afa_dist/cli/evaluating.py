@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import EvaluationProgress, accuracy_table, counted, pixels, say
-from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job, where_of
+from afa_dist.cli.console import EvaluationProgress, accuracy_table, counted, say
+from afa_dist.cli.job import parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, EvaluateRun
+from afa_dist.config.fields import pixels
 from afa_dist.data.catalogue import load_part
-from afa_dist.errors import Problem, Stopped, UserError
+from afa_dist.errors import Problem, Stopped, UserError, collected
+from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.subject import is_foreign, load_subject, model_folder
 from afa_dist.models.export import read_config
 from afa_dist.report.report import report_of
@@ -89,9 +92,10 @@ def execute(run: EvaluateRun, prepared: Prepared) -> None:
     try:
         summary = measure(run, prepared, "evaluate")
     except (Stopped, KeyboardInterrupt):
-        if not run.shard and (summary := so_far(run, prepared)):
-            title = f"not finished; upper bounds. {evaluation_title(run, prepared)}"
-            say(accuracy_table({run.model: summary}, title))
+        with contextlib.suppress(DamagedOutcome):  # what is shown now is read again by the next start
+            if not run.shard and (summary := so_far(run, prepared)):
+                title = f"not finished; upper bounds. {evaluation_title(run, prepared)}"
+                say(accuracy_table({run.model: summary}, title))
         raise
     if "shard" in summary:
         say(_share_words(run, summary, len(prepared.test)))

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from afa_dist.address import runs_root
-from afa_dist.cli import recipes
-from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import counted, percent, say
-from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job
+from afa_dist.cli.job import parse_arguments, raise_any, resolve_alone, run_job
 from afa_dist.config.exporting import ExportRun
-from afa_dist.errors import Problem, TrainingError, UserError
+from afa_dist.errors import Problem, TrainingError, UserError, collected
 from afa_dist.evaluation.subject import is_foreign, model_folder
 from afa_dist.files import sha256, write_aside, write_json, write_text
 from afa_dist.models.export import CONFIG, WEIGHTS, load_classifier
@@ -49,18 +47,13 @@ class Prepared:
 def main(program: str, description: str) -> int:
     """Export from the command line; returns the exit code."""
     return run_job(
-        resolve,
+        resolve_alone(ExportRun),
         parse_arguments(ExportRun, program, description),
         check=check,
         check_partly=check_partly,
         dry_run=describe,
         execute=execute,
     )
-
-
-def resolve(arguments: Arguments) -> tuple[type[ExportRun], dict[str, Any]]:
-    recipe = recipes.read_recipe(arguments.config) if arguments.config else {}
-    return ExportRun, recipes.merge(recipe, recipes.nest(arguments.overrides))
 
 
 def check_partly(values: Mapping[str, Any]) -> None:

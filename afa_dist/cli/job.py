@@ -6,12 +6,11 @@ all saved (EX_TEMPFAIL: try again), 130 stopped by the user; after 75 and 130 th
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -23,7 +22,7 @@ from afa_dist.cli.console import reading_shown
 from afa_dist.cli.specification import build
 from afa_dist.config import BaseRun, Section
 from afa_dist.config.fields import to_mapping
-from afa_dist.errors import LostWorker, Problem, Stopped, TrainingError, UserError
+from afa_dist.errors import LostWorker, Problem, Stopped, TrainingError, UserError, collected
 from afa_dist.training.run_dir import RunDirectory
 
 S = TypeVar("S", bound=Section)
@@ -106,15 +105,6 @@ def _specification(resolve: Resolve[S], arguments: Arguments, check_partly: Call
     return run
 
 
-@contextlib.contextmanager
-def collected(problems: list[Problem]) -> Iterator[None]:
-    """Add the mistakes of a UserError raised inside to `problems`, and go on."""
-    try:
-        yield
-    except UserError as error:
-        problems.extend(error.problems)
-
-
 def raise_any(problems: Iterable[Problem]) -> None:
     """Raise a UserError with `problems`, each once, if there are any."""
     unique = tuple(dict.fromkeys(problems))
@@ -128,6 +118,16 @@ def resolve_stage(cls: type[S], stage: str) -> Resolve[S]:
     def resolve(arguments: Arguments) -> tuple[type[S], dict[str, Any]]:
         recipe = recipes.read_recipe(arguments.config) if arguments.config else {}
         return cls, recipes.for_stage(recipe, arguments.stage or stage, recipes.nest(arguments.overrides))
+
+    return resolve
+
+
+def resolve_alone(cls: type[S]) -> Resolve[S]:
+    """How a job finds its options that shares none with others: default < file < command line."""
+
+    def resolve(arguments: Arguments) -> tuple[type[S], dict[str, Any]]:
+        recipe: Mapping[str, Any] = recipes.read_recipe(arguments.config) if arguments.config else {}
+        return cls, recipes.merge(recipe, recipes.nest(arguments.overrides))
 
     return resolve
 

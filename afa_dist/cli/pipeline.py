@@ -12,11 +12,11 @@ from afa_dist.address import below
 from afa_dist.cli import evaluating, recipes, training
 from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import accuracy_table, say
-from afa_dist.cli.job import collected, parse_arguments, raise_any, run_job, where_of
+from afa_dist.cli.job import parse_arguments, raise_any, run_job, where_of
 from afa_dist.cli.titles import title_of
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.errors import Problem, TrainingError
+from afa_dist.errors import Problem, TrainingError, collected
 from afa_dist.report.report import report_of
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.evaluation_checks import check as check_evaluation

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from afa_dist.address import is_address
-from afa_dist.cli import recipes
-from afa_dist.cli.arguments import Arguments, parse
+from afa_dist.cli.arguments import parse
 from afa_dist.cli.console import say
-from afa_dist.cli.job import run_job
+from afa_dist.cli.job import resolve_alone, run_job
 from afa_dist.config.fields import pixels
 from afa_dist.config.report import ReportRun
 from afa_dist.report.report import write_report
@@ -22,7 +20,7 @@ from afa_dist.training.run_dir import RunDirectory
 def main(program: str, description: str) -> int:
     """Write a report from the command line; returns the exit code."""
     return run_job(
-        resolve,
+        resolve_alone(ReportRun),
         parse(ReportRun, with_flag(sys.argv[1:]), program=program, description=description),
         check=lambda run: collect(list(run.runs)),
         check_partly=lambda values: None,
@@ -35,11 +33,6 @@ def with_flag(argv: Sequence[str]) -> list[str]:
     """Run directories in front of the options become the value of --runs."""
     count = next((number for number, word in enumerate(argv) if word.startswith("-")), len(argv))
     return [*(["--runs", ",".join(argv[:count])] if count else []), *argv[count:]]
-
-
-def resolve(arguments: Arguments) -> tuple[type[ReportRun], dict[str, Any]]:
-    recipe: Mapping[str, Any] = recipes.read_recipe(arguments.config) if arguments.config else {}
-    return ReportRun, recipes.merge(recipe, recipes.nest(arguments.overrides))
 
 
 def describe(run: ReportRun, entries: list[Entry]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
-from afa_dist.config.fields import PixelDistance, Section, check_value, is_pixel_distance, section_class, strip_annotation
+from afa_dist.config.fields import (
+    PixelDistance,
+    Section,
+    check_value,
+    fraction,
+    is_pixel_distance,
+    section_class,
+    strip_annotation,
+)
 from afa_dist.config.scaling import WORKER_COUNT_WORDS, WorkerCount, is_range
 from afa_dist.errors import Problem, UserError
 
@@ -83,7 +90,7 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> tuple[Any,
     """Convert one plain value; ranges and choices are checked here too, so that all fields get their say."""
     plain = strip_annotation(hint)
     if is_pixel_distance(hint) and isinstance(value, str):
-        value = _fraction(value)
+        value = fraction(value)
     if hint == WorkerCount:
         plain = str if isinstance(value, str) and is_range(value) else int
     if get_origin(plain) is tuple and isinstance(value, str):
@@ -102,11 +109,6 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> tuple[Any,
 @functools.cache
 def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
-
-
-def _fraction(text: str) -> float | str:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", text)
-    return float(match[1]) / float(match[2]) if match and float(match[2]) else text
 
 
 def _is_optional(hint: Any) -> bool:

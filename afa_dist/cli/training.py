@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afa_dist.cli.console import StageProgress, counted, pixels, say, training_table
-from afa_dist.cli.job import collected, parse_arguments, raise_any, resolve_stage, run_job, where_of
+from afa_dist.cli.console import StageProgress, counted, say, training_table
+from afa_dist.cli.job import parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
 from afa_dist.config import DataConfig, TrainingRun
+from afa_dist.config.fields import pixels
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UserError, collected
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.launch import bring_up_to_date, complete_finished, launch
 from afa_dist.runtime.placement import is_main_process, torchrun_size

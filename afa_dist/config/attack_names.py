@@ -107,6 +107,10 @@ VERSIONS = {"autoattack": AUTOATTACK, "autoattack-plus": PLUS, "autoattack-rand"
 """What the union of attacks may be called: its name, and the parts it must have."""
 
 
+VERSION_WORDS = {"autoattack": "AutoAttack", "autoattack-plus": "AutoAttack+", "autoattack-rand": "AutoAttack rand"}
+"""What people call them."""
+
+
 def versions_in(names: Iterable[str]) -> dict[str, str]:
     """Which of `VERSIONS` are whole among `names`, each with its last part: what that leaves is the version's accuracy."""
     attacks = list(single_attacks(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -108,6 +109,12 @@ def check_value(where: str, value: Any, hint: Any, metadata: typing.Mapping[str,
             yield Problem(where, f"{value:g} is not allowed; it must be {bounds}{advice}")
 
 
+def fraction(text: str) -> float | str:
+    """The value of text such as 8/255; all other text as it is."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", text)
+    return float(match[1]) / float(match[2]) if match and float(match[2]) else text
+
+
 def radius(value: float | str) -> float:
     """A pixel distance given as a number or as text such as 8/255.
 
@@ -115,9 +122,8 @@ def radius(value: float | str) -> float:
         UserError: it is neither.
     """
     try:
-        above, _, below = str(value).partition("/")
-        return float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError) as error:
+        return float(fraction(value) if isinstance(value, str) else value)
+    except ValueError as error:
         raise UserError.one("eps", f"{value!r} is not a number or a fraction such as 8/255") from error
 
 

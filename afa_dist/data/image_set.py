@@ -39,7 +39,7 @@ class ImageSet:
         """The same images on `device`."""
         return dataclasses.replace(self, images_NCHW=self.images_NCHW.to(device), labels_N=self.labels_N.to(device))
 
-    def pixels(self, index_M: torch.Tensor) -> torch.Tensor:
+    def pixels(self, index_M: torch.Tensor | slice) -> torch.Tensor:
         """Chosen images with pixels in [0, 1], float32 (M, C, H, W)."""
         chosen = self.images_NCHW[index_M]
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()

@@ -5,21 +5,35 @@ Legend: S images still standing, R of them broken, C channels, H height, W width
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
-from afa_dist.attacks import Ball, cross_entropy, margin, pgd, scaled_cross_entropy
+from afa_dist.attacks import Ball, attack_mode, cross_entropy, margin, pgd, scaled_cross_entropy
 from afa_dist.config.attack_names import AutoAttackPart, PgdName, parse_attack
 from afa_dist.distributed import SlicedRandom, derive_seed
 from afa_dist.evaluation.autoattack import autoattack_part
+from afa_dist.models.norm import folds_kept
 
 _MAXIMISED = {"pgd": cross_entropy, "margin": margin, "scaled": scaled_cross_entropy}
 
 TOLERANCE = 1e-5
 """How far outside the ball rounding may put an image that still counts as attacked within it."""
+
+
+@contextlib.contextmanager
+def measuring(net: nn.Module) -> Iterator[None]:
+    """Inside, `net` is as it is attacked, its weights do not change, and a GPU computes in full float32, the same way each
+    time."""
+    with (
+        attack_mode(net),
+        folds_kept(),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +54,7 @@ def attack_standing(
     indices_S: Sequence[int],
     classes: int,
 ) -> Fallen:
-    """Attack all images at once; call it inside `attack_mode`.
+    """Attack all images at once; call it inside `measuring`.
 
     Start points of PGD are keyed by (key, attack, restart, index of the image), so that they do not depend on which
     images are attacked together. AutoAttack draws for all at once, keyed by (key, attack, first index).

@@ -5,7 +5,6 @@ Legend: N images of the shard, S images still standing, R of them broken, C chan
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 
@@ -13,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from afa_dist.attacks import Ball, attack_mode, margin
+from afa_dist.attacks import Ball, margin
 from afa_dist.config import EvaluateRun
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import UserError
-from afa_dist.evaluation.attacking import attack_standing
+from afa_dist.evaluation.attacking import attack_standing, measuring
 from afa_dist.evaluation.outcome import CLEAN, Outcome, attacked_hash
-from afa_dist.models.norm import folds_kept
 
 
 class ShardEvaluator:
@@ -35,20 +33,11 @@ class ShardEvaluator:
     def evaluate(self, start: int, name: str, standing_S: np.ndarray) -> Outcome:
         """What `name` does to the images `standing_S` of the shard that begins with image `start`."""
         began = time.monotonic()
-        with self.measuring(), folds_kept():
+        with measuring(self.net):
             tensors = self._classify(standing_S) if name == CLEAN else self._attack(name, standing_S)
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}  # which also waits for a GPU
         seconds = time.monotonic() - began
-        return Outcome(name, start, attacked_hash(standing_S), len(standing_S), seconds, self.device.type, tensors)
-
-    @contextlib.contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Inside, the network is as it is attacked, and a GPU computes in full float32, the same way each time."""
-        with (
-            attack_mode(self.net),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
-            yield
+        return Outcome(name, start, attacked_hash(standing_S), len(standing_S), seconds, tensors)
 
     def images(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels in [0, 1] (N, C, H, W) and labels (N,), on the device."""

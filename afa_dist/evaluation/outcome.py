@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ CLEAN = "clean"
 class Outcome:
     """What `name` (an attack, or `CLEAN`) did to the shard that begins with image `start`.
 
-    attacked: which images were attacked (a hash of their numbers), and how many. seconds: what that took, on device.
+    attacked: which images were attacked (a hash of their numbers), and how many. seconds: what that took.
     tensors: for `CLEAN` labels_N, predictions_N, margins_N; for an attack indices_R (in the test set), x_adv_RCHW,
     predictions_R and margins_R there. A margin is the right logit minus the best wrong one.
     """
@@ -35,7 +35,6 @@ class Outcome:
     attacked: str
     count: int
     seconds: float
-    device: str
     tensors: Mapping[str, torch.Tensor]
 
     @property
@@ -69,12 +68,10 @@ class OutcomeStore:
     def path(self, start: int, name: str) -> Path:
         return self.folder / f"{start:08d}-{name}.safetensors"
 
-    def save(self, outcome: Outcome) -> Path:
-        """Write it; returns the file."""
+    def save(self, outcome: Outcome) -> None:
+        """Write it."""
         facts = {name: getattr(outcome, name) for name in _FACTS} | {"identity": self.identity}
-        path = self.path(outcome.start, outcome.name)
-        write_checked(path, json.dumps(facts, sort_keys=True), outcome.tensors)
-        return path
+        write_checked(self.path(outcome.start, outcome.name), json.dumps(facts, sort_keys=True), outcome.tensors)
 
     def load(self, start: int, name: str) -> Outcome | None:
         """The outcome of `name` on the shard at `start`, or None if there is none.
@@ -94,8 +91,26 @@ class OutcomeStore:
             raise DamagedOutcome(f"{path} holds what belongs into {self.path(facts['start'], facts['name']).name}")
         return Outcome(tensors=tensors, **facts)
 
+    def in_order(self, start: int, stop: int, names: Iterable[str]) -> Iterator[Outcome]:
+        """The outcomes of `names` on the shard start .. stop-1, each of what the ones before it left, as long as anything
+        stands.
 
-_FACTS = ("name", "start", "attacked", "count", "seconds", "device")
+        Raises:
+            DamagedOutcome: one is gone, not whole, or of other images than the ones before it left.
+            ForeignOutcome: one belongs to another evaluation.
+        """
+        standing = np.arange(start, stop)
+        for name in names:
+            if len(standing) == 0:
+                return
+            outcome = self.load(start, name)
+            if outcome is None or outcome.attacked != attacked_hash(standing):
+                raise DamagedOutcome(f"{self.path(start, name)} is gone, or does not fit those before it")
+            yield outcome
+            standing = np.setdiff1d(standing, outcome.broken)
+
+
+_FACTS = ("name", "start", "attacked", "count", "seconds")
 
 
 def identity_of(facts: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ def compare_pairs(first_N: np.ndarray, second_N: np.ndarray) -> PairedComparison
     The interval is Wald's with half an image added to each cell of the table (Agresti & Min 2005), which is sensible where
     the models hardly differ.
     """
+    from scipy.stats import binomtest  # slow to import, and only this needs it
+
     assert first_N.shape == second_N.shape
     images = len(first_N)
     only_first, only_second = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
@@ -37,17 +39,6 @@ def compare_pairs(first_N: np.ndarray, second_N: np.ndarray) -> PairedComparison
     middle = (b - c) / n
     interval = (max(-1.0, middle - half), min(1.0, middle + half))
     difference = (only_first - only_second) / max(images, 1)
-    return PairedComparison(images, only_first, only_second, difference, interval, _mcnemar(only_first, only_second))
-
-
-def _mcnemar(b: int, c: int) -> float:
-    """Two-sided: twice the chance of so few heads or fewer in b + c throws of a fair coin."""
-    n, few = b + c, min(b, c)
-    tail = sum(math.comb(n, k) for k in range(few + 1)) / 2**n if n < 1000 else _tail(n, few)
-    return min(1.0, 2 * tail)
-
-
-def _tail(n: int, few: int) -> float:
-    """The same by the normal distribution with the correction for continuity: beyond a thousand throws they agree."""
-    z = (few + 0.5 - n / 2) / (math.sqrt(n) / 2)
-    return 0.5 * math.erfc(-z / math.sqrt(2))
+    differ = only_first + only_second
+    p_value = float(binomtest(only_first, differ).pvalue) if differ else 1.0
+    return PairedComparison(images, only_first, only_second, difference, interval, p_value)

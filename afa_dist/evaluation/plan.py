@@ -46,7 +46,6 @@ class Plan:
     ) -> None:
         self.names = [CLEAN, *attacks]
         self.starts = shard_starts(images, shard_size)
-        self.images = images
         self.shards = list(shards)
         self.standing = [np.arange(start, min(start + shard_size, images)) for start in self.starts]
         self.sizes = [len(standing) for standing in self.standing]
@@ -61,10 +60,6 @@ class Plan:
     def take(self) -> Unit | None:
         """The next unit to work on, or None if all that can be begun is begun."""
         return heapq.heappop(self._ready) if self._ready else None
-
-    def give_back(self, unit: Unit) -> None:
-        """A unit that was taken and not done."""
-        heapq.heappush(self._ready, unit)
 
     def name(self, unit: Unit) -> str:
         return self.names[unit.stage]

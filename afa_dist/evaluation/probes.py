@@ -13,7 +13,7 @@ import torch
 
 from afa_dist.attacks import Ball, cross_entropy, margin, pgd
 from afa_dist.distributed import SlicedRandom
-from afa_dist.evaluation.attacking import is_allowed, is_right
+from afa_dist.evaluation.attacking import is_allowed, is_right, measuring
 from afa_dist.evaluation.evaluator import ShardEvaluator
 
 PROBED = 128
@@ -35,7 +35,7 @@ def probe(evaluator: ShardEvaluator, indices_N: np.ndarray) -> dict[str, Any]:
     logits in passes that should be equal; keeps_state, whether passes leave all buffers as they were; probabilities,
     whether the logits look like these.
     """
-    with evaluator.measuring():
+    with measuring(evaluator.net):
         before = {name: buffer.clone() for name, buffer in evaluator.net.named_buffers()}
         parts = [_probe_batch(evaluator, batch) for batch in evaluator.batches(indices_N)]
         after = dict(evaluator.net.named_buffers())
@@ -71,11 +71,10 @@ def recheck(evaluator: ShardEvaluator, indices_R: np.ndarray, x_adv_RCHW: torch.
     """How many images were looked at again, and indices of those that do not hold: they lie outside the ball or the pixel
     range, or are classified rightly, beyond rounding."""
     looked, failed = 0, []
-    for begin in range(0, len(indices_R), evaluator.run.batch_size):
-        batch = indices_R[begin : begin + evaluator.run.batch_size]
+    for batch in evaluator.batches(indices_R):
         x, y = evaluator.images(batch)
-        x_adv = x_adv_RCHW[begin : begin + len(batch)].to(evaluator.device)
-        with evaluator.measuring(), torch.no_grad():
+        x_adv = x_adv_RCHW[looked : looked + len(batch)].to(evaluator.device)
+        with measuring(evaluator.net), torch.no_grad():
             logits = evaluator.net(x_adv)
         right = -margin(logits, y) > ROUNDING * logits.abs().amax(dim=1)
         holds = is_allowed(x_adv, x, evaluator.ball) & ~right

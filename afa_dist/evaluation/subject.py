@@ -78,6 +78,9 @@ def load_subject(model: str) -> Subject:
     Raises:
         UserError: there is none, or none that can be attacked.
     """
+    if not model:
+        what = "missing; give the run directory of a fine-tuning run, an exported folder, timm:NAME or module:function"
+        raise UserError.one("model", what)
     suffix = Path(model).suffix.lower()
     if suffix in _REFUSED:
         raise UserError.one("model", f"{model}: {_REFUSED[suffix]}")

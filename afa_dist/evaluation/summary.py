@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from afa_dist.config.attack_names import FAST, RAND, PgdName, parse_attack, single_attacks, versions_in
+from afa_dist.config.attack_names import FAST, RAND, VERSION_WORDS, PgdName, parse_attack, single_attacks, versions_in
 
 Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal."""
@@ -26,6 +26,12 @@ def wilson_interval(right: int, images: int) -> tuple[float, float]:
 def accuracy(right: int, images: int) -> dict[str, Any]:
     low, high = wilson_interval(right, images)
     return {"accuracy": right / images, "interval_95": [low, high], "right": right, "images": images}
+
+
+def accuracy_words(entry: Mapping[str, Any]) -> str:
+    """Per cent, with the interval: 70.6 [65.7, 75.0]."""
+    low, high = entry["interval_95"]
+    return f"{100 * entry['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str], eps: float) -> dict[str, Any]:
@@ -49,8 +55,7 @@ def label_of(attacks: Sequence[str], eps: float) -> str:
     """What the last accuracy may be called. What is not AutoAttack says so."""
     if eps == 0 or not attacks:
         return "clean: nothing was attacked, not AutoAttack"
-    names = {"autoattack": "AutoAttack", "autoattack-plus": "AutoAttack+", "autoattack-rand": "AutoAttack rand"}
-    versions = [names[version] for version in versions_in(attacks)]
+    versions = [VERSION_WORDS[version] for version in versions_in(attacks)]
     singles = list(single_attacks(attacks))
     if versions:
         more = len(singles) > len(single_parts(attacks))

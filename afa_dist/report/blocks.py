@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from afa_dist.evaluation.summary import accuracy_words
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -75,3 +77,19 @@ class Section:
     @property
     def empty(self) -> bool:
         return not (self.warnings or self.tables or self.figures or self.strips or self.details)
+
+
+def accuracy_cell(entry: dict[str, Any] | None) -> Cell:
+    """An accuracy with its interval."""
+    if entry is None:
+        return Cell("-")
+    return Cell(accuracy_words(entry), 100 * entry["accuracy"])
+
+
+def number_cell(value: float | None, scale: float = 1.0) -> Cell:
+    """A number times `scale`, with three digits or, as per cent, one decimal."""
+    return (
+        Cell("-")
+        if value is None
+        else Cell(f"{scale * value:.3g}" if scale == 1.0 else f"{scale * value:.1f}", scale * value)
+    )

@@ -71,95 +71,79 @@ def merged(orders: Sequence[Sequence[str]]) -> list[str]:
 
 def accuracy_dots(entries: Sequence[Entry]) -> Chart | None:
     """Accuracy under each attack, with 95 % intervals."""
+    found = [(entry, entry.evaluation.summary) for entry in entries if entry.evaluation]
+    order = merged([["clean", *summary["attacks"]] for _, summary in found])
     traces = []
-    measured = [entry for entry in entries if entry.evaluation]
-    order = merged([["clean", *entry.evaluation.summary["attacks"]] for entry in measured if entry.evaluation])
-    for number, entry in enumerate(measured):
-        if entry.evaluation is None:
-            continue
-        alike = ["clean", *entry.evaluation.summary["attacks"]] == order
-        found = entry.evaluation.summary["accuracies"]
-        names = ["clean", *entry.evaluation.summary["attacks"]]
-        high = [100 * (found[name]["interval_95"][1] - found[name]["accuracy"]) for name in names]
-        low = [100 * (found[name]["accuracy"] - found[name]["interval_95"][0]) for name in names]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if alike else "markers",  # no line across attacks that it never saw
-                "name": entry.title,
-                "x": names,
-                "y": _rounded([100 * found[name]["accuracy"] for name in names]),
-                "error_y": {"type": "data", "array": _rounded(high), "arrayminus": _rounded(low), "thickness": 1},
-                "line": {"dash": DASHES[number % len(DASHES)], "width": 1},
-                "marker": {"size": 9, "symbol": MARKERS[number % len(MARKERS)]},
-                "meta": {"colour": number},
-            }
-        )
-    y = {"title": {"text": "accuracy, %"}, "range": [0, 102]}
+    for entry, summary in found:
+        names = ["clean", *summary["attacks"]]
+        trace = _with_intervals(entry, names, [summary["accuracies"][name] for name in names])
+        # No line across attacks that the model never saw.
+        traces.append(trace | {"mode": "lines+markers" if names == order else "markers"})
     x = {"title": {"text": "under this attack and those before it"}, "categoryorder": "array", "categoryarray": order}
-    return chart(traces, "", "accuracy, %", xaxis=x, yaxis=y) if traces else None
+    return chart(traces, "", "accuracy, %", xaxis=x, yaxis=_PER_CENT) if traces else None
 
 
 def robustness_curve(entries: Sequence[Entry]) -> Chart | None:
     """Accuracy against the radius of the ball, with 95 % intervals."""
-    traces = []
-    for number, entry in enumerate(entries):
-        if entry.analysis is None or not entry.analysis.facts.get("curve"):
-            continue
-        points = entry.analysis.facts["curve"]
-        high = [100 * (p["interval_95"][1] - p["accuracy"]) for p in points]
-        low = [100 * (p["accuracy"] - p["interval_95"][0]) for p in points]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": entry.title,
-                "x": [_short(p["eps"]) for p in points],
-                "y": [_short(100 * p["accuracy"]) for p in points],
-                "error_y": {"type": "data", "array": _rounded(high), "arrayminus": _rounded(low), "thickness": 1},
-                "line": {"dash": DASHES[number % len(DASHES)]},
-                "meta": {"colour": number},
-            }
-        )
-    if not traces:
-        return None
-    y = {"title": {"text": "accuracy, %"}, "range": [0, 102]}
-    return chart(traces, "radius of the ball, on the pixel scale [0, 1]", "accuracy, %", yaxis=y)
+    found = [
+        (entry, entry.analysis.facts["curve"]) for entry in entries if entry.analysis and "curve" in entry.analysis.facts
+    ]
+    traces = [_with_intervals(entry, [_short(point["eps"]) for point in points], points) for entry, points in found]
+    x = "radius of the ball, on the pixel scale [0, 1]"
+    return chart(traces, x, "accuracy, %", yaxis=_PER_CENT) if traces else None
+
+
+_PER_CENT = {"title": {"text": "accuracy, %"}, "range": [0, 102]}
+
+
+def _with_intervals(entry: Entry, x: Sequence[Any], accuracies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A line of accuracies, as summaries hold them, with their intervals."""
+    high = [100 * (a["interval_95"][1] - a["accuracy"]) for a in accuracies]
+    low = [100 * (a["accuracy"] - a["interval_95"][0]) for a in accuracies]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": entry.title,
+        "x": list(x),
+        "y": _rounded([100 * a["accuracy"] for a in accuracies]),
+        "error_y": {"type": "data", "array": _rounded(high), "arrayminus": _rounded(low), "thickness": 1},
+        "line": {"dash": DASHES[entry.number % len(DASHES)]},
+        "marker": {"size": 9, "symbol": MARKERS[entry.number % len(MARKERS)]},
+        "meta": {"colour": entry.number},
+    }
 
 
 def lipschitz_histogram(entries: Sequence[Entry], what: str) -> Chart | None:
     """Distribution of the local Lipschitz constants of `what` (logits or features)."""
-    traces = []
     name = f"lipschitz_{what}_N"
-    known = [entry.analysis.arrays[name] for entry in entries if entry.analysis and name in entry.analysis.arrays]
-    top = max((float(values.max()) for values in known), default=1.0)
-    for number, entry in enumerate(entries):
-        if entry.analysis is None or f"lipschitz_{what}_N" not in entry.analysis.arrays:
-            continue
-        values = entry.analysis.arrays[f"lipschitz_{what}_N"].numpy()
-        traces.append(
-            {
-                "type": "histogram",
-                "name": entry.title,
-                "x": _rounded(values),
-                "opacity": 0.65,
-                "xbins": {"start": 0, "end": top * 1.001, "size": top * 1.001 / 40},  # the same for all
-                "meta": {"colour": number},
-            }
-        )
-    return chart(traces, f"local Lipschitz constant of {what}", "images", barmode="overlay") if traces else None
+    found = [(e, e.analysis.arrays[name].numpy()) for e in entries if e.analysis and name in e.analysis.arrays]
+    if not found:
+        return None
+    top = 1.001 * max(float(values.max()) for _, values in found)
+    traces = [
+        {
+            "type": "histogram",
+            "name": entry.title,
+            "x": _rounded(values),
+            "opacity": 0.65,
+            "xbins": {"start": 0, "end": top, "size": top / 40},  # the same for all
+            "meta": {"colour": entry.number},
+        }
+        for entry, values in found
+    ]
+    return chart(traces, f"local Lipschitz constant of {what}", "images", barmode="overlay")
 
 
 def corruption_bars(entries: Sequence[Entry]) -> Chart | None:
     """Mean accuracy by family of corruptions."""
     traces = []
-    for number, entry in enumerate(entries):
+    for entry in entries:
         found = entry.analysis.facts.get("corruptions") if entry.analysis else None
         if found:
             names = [*found["means"], "mean"]
             values = [*found["means"].values(), found["mean"]]
             bars = {"type": "bar", "name": entry.title, "x": names, "y": _rounded([100 * v for v in values])}
-            traces.append({**bars, "meta": {"colour": number}})
+            traces.append({**bars, "meta": {"colour": entry.number}})
     y = {"title": {"text": "accuracy, %"}, "range": [0, 100]}
     return chart(traces, "", "accuracy, %", barmode="group", yaxis=y) if traces else None
 

@@ -14,7 +14,7 @@ import yaml
 from afa_dist.config.attack_names import versions_in
 from afa_dist.config.fields import pixels
 from afa_dist.errors import Problem, TrainingError, UserError
-from afa_dist.evaluation.outcome import Outcome, OutcomeStore, identity_of
+from afa_dist.evaluation.outcome import CLEAN, Outcome, OutcomeStore, identity_of
 from afa_dist.training.mirroring import brought_here
 from afa_dist.training.run_dir import RunDirectory
 
@@ -92,11 +92,10 @@ class Evaluation:
             DamagedOutcome, ForeignOutcome: one is not what the evaluation left.
         """
         facts = self.directory.read_json("evaluation/identity.json")
-        store = OutcomeStore(self.directory.path / "evaluation" / "shards", identity_of(facts))
-        for start in range(0, self.images, facts["shard_size"]):
-            for name in facts["attacks"]:
-                if outcome := store.load(start, name):
-                    yield outcome
+        store, size = OutcomeStore(self.directory.path / "evaluation" / "shards", identity_of(facts)), facts["shard_size"]
+        names = [CLEAN, *facts["attacks"]] if self.eps > 0 else []
+        for start in range(0, self.images, size):
+            yield from (o for o in store.in_order(start, min(start + size, self.images), names) if o.name != CLEAN)
 
 
 _SHAPE: dict[str, type] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from afa_dist.config.attack_names import versions_in
+from afa_dist.config.attack_names import VERSION_WORDS, versions_in
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import pixels
 from afa_dist.report.evaluations import NORMS, Evaluation
@@ -80,8 +80,7 @@ def _metric_words(evaluation: Evaluation, name: str) -> str:
 
 def attack_words(name: str) -> str:
     """Versions of AutoAttack by their names, attacks by ours."""
-    whole = {"autoattack": "AutoAttack", "autoattack-plus": "AutoAttack+", "autoattack-rand": "AutoAttack rand"}
-    return whole.get(name, name)
+    return VERSION_WORDS.get(name, name)
 
 
 def _sections(export: ExportRun, facts: CardFacts) -> Iterator[Iterator[str]]:

@@ -12,7 +12,7 @@ from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.outcome import ForeignOutcome
-from afa_dist.report import sections
+from afa_dist.report import analysed, measured, origins
 from afa_dist.report.blocks import Section
 from afa_dist.report.evaluations import Evaluation
 from afa_dist.report.page import write_page
@@ -34,16 +34,16 @@ def sections_of(entries: Sequence[Entry]) -> list[Section]:
     """Everything that there is to show; sections without content included."""
     images = images_of(entries)
     return [
-        sections.headline(entries),
-        sections.curves(entries),
-        sections.training(entries),
-        sections.classes(entries, images),
+        measured.headline(entries),
+        analysed.curves(entries),
+        origins.training(entries),
+        measured.classes(entries, images),
         _examples(entries, images),
-        sections.features(entries, images),
-        sections.lipschitz(entries),
-        sections.corruptions(entries),
-        sections.saliency(entries, images),
-        sections.provenance(entries),
+        analysed.features(entries, images),
+        analysed.lipschitz(entries),
+        analysed.corruptions(entries),
+        analysed.saliency(entries, images),
+        origins.provenance(entries),
     ]
 
 
@@ -87,6 +87,6 @@ def images_of(entries: Sequence[Entry]) -> dict[str, ImageSet]:
 
 def _examples(entries: Sequence[Entry], images: dict[str, ImageSet]) -> Section:
     try:
-        return sections.examples(entries, images)
+        return measured.examples(entries, images)
     except (DamagedOutcome, ForeignOutcome, OSError, KeyError) as error:
         return Section("examples", "Adversarial images", warnings=[f"They cannot be shown: {error}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,15 @@ class Stage:
 
 @dataclasses.dataclass
 class Entry:
-    """One model of a report. Entries differ in the model, or in the evaluation of it."""
+    """One model of a report. Entries differ in the model, or in the evaluation of it. number: its place, which gives its
+    colour."""
 
     title: str
     model_sha256: str
     evaluation: Evaluation | None = None
     analysis: Analysis | None = None
     stages: list[Stage] = dataclasses.field(default_factory=list)
+    number: int = 0
 
 
 def collect(places: list[str]) -> list[Entry]:
@@ -179,10 +181,15 @@ def _joined(entries: list[Entry]) -> list[Entry]:
                 continue
         if _place(entry) is None or _place(entry) not in map(_place, kept):
             kept.append(entry)
-    for entry in kept:
-        entry.title = _short(entry.title)
+    for number, entry in enumerate(kept):
+        entry.number, entry.title = number, _short(entry.title)
     titles = [entry.title for entry in kept]
     for entry in kept:
         if titles.count(entry.title) > 1 and entry.evaluation is not None:
             entry.title = f"{entry.title} ({entry.evaluation.directory.path.name})"
     return kept
+
+
+def once(entries: Sequence[Entry]) -> list[Entry]:
+    """Each model once: what several evaluations have in common is not shown for each."""
+    return list({entry.model_sha256: entry for entry in reversed(entries)}.values())[::-1]

@@ -17,6 +17,7 @@ from afa_dist.analysis.kept import Part, PartStore
 from afa_dist.analysis.lipschitz import STEPS
 from afa_dist.analysis.parts import COMPUTE, IMAGES_PART, RADII, TRAINING_IMAGES
 from afa_dist.config import AnalyseRun
+from afa_dist.config.attack_names import GRADIENT
 from afa_dist.errors import Stopped, UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.outcome import ForeignOutcome
@@ -32,9 +33,6 @@ from afa_dist.training.warned import SignalNote, heed_signals
 
 RESULT = "analysis/analysis.json"
 ARRAYS = "analysis/arrays.safetensors"
-
-GRADIENT = 3
-"""What a pass with its gradient costs, in passes."""
 
 _KEPT_ALONE = ("logits_NK", "adv_logits_NK")
 """Tensors of parts that other parts need, and no reader of the result."""
@@ -114,7 +112,8 @@ class _Work:
         self.current, self.now = name, 0.0
         self._tick()
         part = COMPUTE[name](self.analyser)
-        self.copier.put(self.store.save(name, part))
+        self.store.save(name, part)
+        self.copier.copy()
         self.done += self.costs[name]
         self.now = 0.0
         return part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 
-from afa_dist.address import below, is_address
 from afa_dist.analysis.cifar_c import CifarC
 from afa_dist.analysis.parts import MADE_HERE
 from afa_dist.analysis.pretrained import Pretrained, init_of, load_pretrained
@@ -20,12 +18,12 @@ from afa_dist.config import AnalyseRun
 from afa_dist.config.analyse import ALL, NEED_FEATURES
 from afa_dist.data.catalogue import load_part, load_splits
 from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import Problem, TrainingError, UserError
+from afa_dist.errors import Problem, TrainingError, UserError, collected
 from afa_dist.evaluation.subject import Subject, is_foreign, load_subject, subject_problems
 from afa_dist.models.build import DataShape
 from afa_dist.models.networks import Classifier
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.training.mirroring import brought_here, mirror_problems
+from afa_dist.training.mirroring import bring_here_problems, brought_here
 from afa_dist.training.run_dir import RunDirectory
 
 ANALYSIS_VERSION = 1
@@ -61,16 +59,16 @@ def check(run: AnalyseRun) -> PreparedAnalysis:
     subject, test, train, pretrained, published = None, None, None, None, None
     if torchrun_size() > 1:
         problems.append(Problem("scaling.workers", "an analysis runs in one process; start it without torchrun"))
-    with _collecting(problems):
-        subject = _subject(run)
-    with _collecting(problems):
+    with collected(problems):
+        subject = load_subject(run.model)
+    with collected(problems):
         test, train = _images(run)
     parts = _parts(run, subject, notes, problems)
     if subject is not None and test is not None:
         problems.extend(subject_problems(subject, run.model, test))
-        with _collecting(problems):
+        with collected(problems):
             pretrained = _pretrained(run, test, train, notes) if "features" in parts else None
-        with _collecting(problems):
+        with collected(problems):
             published = CifarC(Path(run.corruptions_path).expanduser(), test) if run.corruptions_path else None
         if not problems:
             prepared = PreparedAnalysis(subject, test, train, pretrained, published, parts, tuple(notes))
@@ -78,21 +76,6 @@ def check(run: AnalyseRun) -> PreparedAnalysis:
     if problems or test is None or subject is None:
         raise UserError(dict.fromkeys(problems))
     return prepared
-
-
-@contextlib.contextmanager
-def _collecting(problems: list[Problem]) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        problems.extend(error.problems)
-
-
-def _subject(run: AnalyseRun) -> Subject:
-    if not run.model:
-        what = "missing; give the run directory of a fine-tuning run, an exported folder, timm:NAME or module:function"
-        raise UserError.one("model", what)
-    return load_subject(run.model)
 
 
 def _images(run: AnalyseRun) -> tuple[ImageSet, ImageSet | None]:
@@ -174,16 +157,10 @@ def own_facts(prepared: PreparedAnalysis) -> dict[str, dict[str, Any]]:
 
 
 def _directory_problems(run: AnalyseRun, prepared: PreparedAnalysis) -> Iterator[Problem]:
-    if elsewhere := [*mirror_problems(run)]:
+    if elsewhere := [*bring_here_problems(run)]:
         yield from elsewhere
         return
     directory = RunDirectory.of(run)
-    if is_address(run.runs_dir):
-        try:
-            brought_here(below(run.runs_dir, run.name))
-        except TrainingError as error:
-            yield Problem("runs_dir", str(error))
-            return
     for folder, what in (("evaluation", "an evaluation"), ("checkpoints", "a training run")):
         if (directory.path / folder).exists():
             yield Problem("name", f"{directory.place} holds {what}; choose another name for the analysis")

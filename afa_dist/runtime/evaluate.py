@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ import pyarrow as pa
 import torch
 
 from afa_dist.config import EvaluateRun
-from afa_dist.errors import Stopped, UserError
+from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.evaluator import ShardEvaluator
-from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, attacked_hash, identity_of
+from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, identity_of
 from afa_dist.evaluation.per_image import shard_table, write_per_image
 from afa_dist.evaluation.plan import Plan
 from afa_dist.evaluation.probes import PROBED
@@ -34,6 +34,9 @@ from afa_dist.training.warned import heed_signals
 
 SUMMARY = "evaluation/summary.json"
 
+ATTEMPTS = 3
+"""How often what was damaged between writing and reading is computed again."""
+
 
 def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_progress: OnProgress) -> dict[str, Any]:
     """Evaluate, keep each outcome, and write `evaluation/summary.json` and `per_image.parquet`; returns the summary. A
@@ -43,8 +46,8 @@ def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_prog
 
     Raises:
         Stopped: the time limit, or a signal; the same command goes on.
-        UserError: `merge`, and not all is there.
-        TrainingError: the network fails on an image.
+        UserError: `merge`, and not all is there; or the network gives nonsense on an unchanged image.
+        TrainingError: workers were lost too often, or what is written does not stay whole.
     """
     directory, facts = RunDirectory.of(run), facts_of(run, prepared)
     with contextlib.ExitStack() as stack:
@@ -62,8 +65,7 @@ def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_prog
         directory.write_json(IDENTITY, facts)
         store = OutcomeStore(directory.path / "evaluation" / "shards", identity_of(facts))
         executor = _executor(run, prepared, placement)
-        summary = None
-        while summary is None:
+        for _ in range(ATTEMPTS):
             work = _Work(run, prepared, directory, store)
             work_off(work.plan, executor, work.commit, on_progress, stop)
             if run.shard:
@@ -72,9 +74,13 @@ def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_prog
                 summary = work.finish(executor, on_progress, stop, facts)
             except DamagedOutcome as error:
                 warnings.warn(f"{error}; it is computed again", stacklevel=2)
-        directory.write_json(SUMMARY, summary)
-        complete(run, directory)
-        return summary
+                continue
+            directory.write_json(SUMMARY, summary)
+            complete(run, directory)
+            return summary
+        raise TrainingError(
+            f"what is written to {store.folder} does not stay whole; look at the disk, then repeat the command"
+        )
 
 
 def so_far(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
@@ -85,11 +91,10 @@ def so_far(run: EvaluateRun, prepared: Prepared) -> dict[str, Any]:
     done = [name for stage, name in enumerate(work.plan.names) if work.plan.complete(stage)]
     if not done:
         return {}
-    broken_by = [by for table in work.tables(whole=False) for by in table["broken_by"].to_pylist()]
-    cut = [by if by in done else None for by in broken_by]
+    broken_by = [by for table in work.tables(done) for by in table["broken_by"].to_pylist()]
     attacks = [name for name in done if name != CLEAN]
     return {
-        "accuracies": accuracies(cut, attacks, run.threat.eps),
+        "accuracies": accuracies(broken_by, attacks, run.threat.eps),
         "attacks": attacks,
         "label": label_of(attacks, run.threat.eps),
     }
@@ -111,7 +116,8 @@ class _Work:
             self._refuse_to_compute()
 
     def commit(self, outcome: Outcome) -> None:
-        self.copier.put(self.store.save(outcome))
+        self.store.save(outcome)
+        self.copier.copy()
 
     def share_done(self) -> dict[str, Any]:
         return {"shard": self.run.shard, "shards": len(self.plan.shards), "of": len(self.plan.starts)}
@@ -124,7 +130,7 @@ class _Work:
                 raise Stopped(reason)
             on_progress(Progress("final check of all adversarial images", 1.0, None))
 
-        tables = list(self.tables())
+        tables = list(self.tables(self.plan.names))
         broken_by = [by for table in tables for by in table["broken_by"].to_pylist()]
         right = np.array([index for index, by in enumerate(broken_by) if by != CLEAN], dtype=np.int64)
         probed: dict[str, Any] = {}
@@ -148,31 +154,21 @@ class _Work:
             **{key: value for key, value in facts.items() if key != "answers"},
         }
 
-    def tables(self, whole: bool = True) -> Iterator[pa.Table]:
-        """The rows of each shard, from what was kept.
+    def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of each shard, as `names` left them.
 
         Raises:
-            DamagedOutcome: `whole`, and something that was kept is so no more.
+            DamagedOutcome: something that was kept is so no more.
         """
         for start in self.plan.starts:
-            yield shard_table(list(self._outcomes(start, whole)), self.prepared.test)
+            yield shard_table(list(self._outcomes(start, names)), self.prepared.test)
 
-    def _outcomes(self, start: int, whole: bool = True) -> Iterator[Outcome]:
-        standing = np.arange(start, min(start + self.run.shard_size, len(self.prepared.test)))
-        for name in self.plan.names:
-            if len(standing) == 0:
-                return
-            outcome = self.store.load(start, name) if whole else self._stored(start, name)
-            if outcome is None or outcome.attacked != attacked_hash(standing):
-                if whole:
-                    raise DamagedOutcome(f"{self.store.path(start, name)} is gone, or does not fit those before it")
-                return
-            yield outcome
-            standing = np.setdiff1d(standing, outcome.broken)
+    def _outcomes(self, start: int, names: Sequence[str]) -> Iterator[Outcome]:
+        return self.store.in_order(start, min(start + self.run.shard_size, len(self.prepared.test)), names)
 
     def _broken(self, start: int) -> tuple[np.ndarray, torch.Tensor]:
         """Indices and adversarial images of a shard."""
-        attacks = [outcome for outcome in self._outcomes(start) if outcome.name != CLEAN]
+        attacks = [outcome for outcome in self._outcomes(start, self.plan.names) if outcome.name != CLEAN]
         indices = np.concatenate([np.empty(0, np.int64), *(outcome.broken for outcome in attacks)])
         empty = torch.empty(0, *self.prepared.test.shape)
         return indices, torch.cat([empty, *(outcome.tensors["x_adv_RCHW"] for outcome in attacks)])

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from afa_dist.address import below, is_address
 from afa_dist.config import EvaluateRun
 from afa_dist.config.attack_names import AutoAttackPart, parse_attack
 from afa_dist.data.catalogue import load_part
 from afa_dist.data.image_set import ImageSet
-from afa_dist.errors import Problem, TrainingError, UserError
+from afa_dist.errors import Problem, UserError, collected
 from afa_dist.evaluation.autoattack import FEWEST_CLASSES, autoattack_version
 from afa_dist.evaluation.subject import Subject, load_subject, same_answers, subject_problems
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.training.mirroring import brought_here, mirror_problems
+from afa_dist.training.mirroring import bring_here_problems
 from afa_dist.training.run_dir import RunDirectory
 
 ATTACKS_VERSION = 1
@@ -44,18 +43,10 @@ def check(run: EvaluateRun) -> Prepared:
     subject, test = None, None
     if torchrun_size() > 1:
         problems.append(Problem("scaling.workers", "evaluation is shared by Ray workers; start it without torchrun"))
-    if not run.model:
-        what = "missing; give the run directory of a fine-tuning run, an exported folder, timm:NAME or module:function"
-        problems.append(Problem("model", what))
-    else:
-        try:
-            subject = load_subject(run.model)
-        except UserError as error:
-            problems.extend(error.problems)
-    try:
+    with collected(problems):
+        subject = load_subject(run.model)
+    with collected(problems):
         test = load_part(run.data, run.part)
-    except UserError as error:
-        problems.extend(error.problems)
     if test is not None and len(test) == 0:
         problems.append(Problem("part", "holds no images (data.held_out is 0); use test"))
     if subject is not None and test is not None:
@@ -98,17 +89,10 @@ def attack_problems(run: EvaluateRun, classes: int) -> Iterator[Problem]:
 
 
 def _directory_problems(run: EvaluateRun, prepared: Prepared) -> Iterator[Problem]:
-    if elsewhere := [*mirror_problems(run)]:
+    if elsewhere := [*bring_here_problems(run)]:
         yield from elsewhere
         return
-    directory = RunDirectory.of(run)
-    if is_address(run.runs_dir):
-        try:
-            brought_here(below(run.runs_dir, run.name))
-        except TrainingError as error:
-            yield Problem("runs_dir", str(error))
-            return
-    yield from record_problems(run, directory, facts_of(run, prepared))
+    yield from record_problems(run, RunDirectory.of(run), facts_of(run, prepared))
 
 
 def record_problems(run: EvaluateRun, directory: RunDirectory, facts: Mapping[str, Any]) -> Iterator[Problem]:

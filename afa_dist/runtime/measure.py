@@ -6,6 +6,7 @@ Legend: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,9 +67,9 @@ def measure(
     if problems:
         raise UserError(problems)
     net = copy.deepcopy(net).cpu().eval()  # the caller's stays what and where it is
-    if not classes:
-        classes = tuple(map(str, range(_count_classes(net, _pixels(images_NCHW[:1]).cpu()))))
     test = ImageSet(images_NCHW.cpu(), labels_N.long().cpu(), tuple(classes))
+    if not classes:
+        test = dataclasses.replace(test, classes=tuple(map(str, range(_count_classes(net, test.pixels(slice(1)))))))
     subject = Subject(net, weights_hash(net, type(net).__qualname__), {})
     with tempfile.TemporaryDirectory() as temporary:
         run = EvaluateRun(
@@ -81,9 +82,9 @@ def measure(
             batch_size=batch_size,
             scaling=ScalingConfig(workers=0),
         )
-        problems = [*subject_problems(subject, "net", test), *attack_problems(run, len(classes))]
-        if len(classes) and int(labels_N.max()) >= len(classes):
-            problems.append(Problem("labels", f"reach to {int(labels_N.max())}; there are {len(classes)} classes"))
+        problems = [*subject_problems(subject, "net", test), *attack_problems(run, len(test.classes))]
+        if test.classes and int(labels_N.max()) >= len(test.classes):
+            problems.append(Problem("labels", f"reach to {int(labels_N.max())}; there are {len(test.classes)} classes"))
         if problems:
             raise UserError(problems)
         placement = Placement(0, device != "cpu", torch.get_num_threads())
@@ -98,10 +99,6 @@ def _count_classes(net: nn.Module, x_1CHW: torch.Tensor) -> int:
     except Exception:  # whatever a stranger's code raises; it is called, and told, again
         return 0
     return logits.shape[1] if isinstance(logits, torch.Tensor) and logits.dim() == 2 else 0
-
-
-def _pixels(images_NCHW: torch.Tensor) -> torch.Tensor:
-    return images_NCHW.float() / 255 if images_NCHW.dtype == torch.uint8 else images_NCHW.float()
 
 
 def _image_problems(images_NCHW: torch.Tensor, labels_N: torch.Tensor) -> Iterator[Problem]:

@@ -195,6 +195,18 @@ def _set_aside(directory: RunDirectory) -> None:
     warnings.warn(f"{directory.place} is not the run that was worked on here; that is in {aside} now", stacklevel=4)
 
 
+def bring_here_problems(run: BaseRun) -> Iterator[Problem]:
+    """Bring the directory of a run without identity (an evaluation, an analysis) here, if it lies at an address; why that
+    cannot be done."""
+    if elsewhere := [*mirror_problems(run)]:
+        yield from elsewhere
+    elif is_address(run.runs_dir):
+        try:
+            brought_here(below(run.runs_dir, run.name))
+        except TrainingError as error:
+            yield Problem("runs_dir", str(error))
+
+
 class Copier:
     """Copies files of a run directory to its mirror, if there is one, as they come. One that does not answer stops nothing:
     what is missing is copied by `complete`."""
@@ -205,8 +217,8 @@ class Copier:
         self._mirror: Mirror | None = None
         self._told = False
 
-    def put(self, file: Path) -> None:
-        """Copy one file, and what could not be copied before."""
+    def copy(self) -> None:
+        """Copy what is new since the last time."""
         if self.address is None:
             return
         try:
