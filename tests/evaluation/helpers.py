@@ -1,5 +1,10 @@
 """Evaluations without the command line: a network, images, options."""
 
+import os
+import signal
+import subprocess
+import time
+
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
@@ -55,3 +60,19 @@ def trained_perceptron(digits):
         F.cross_entropy(net(x), y).backward()
         optimiser.step()
     return net
+
+
+def killed_and_warned(command, folder, kept):
+    """Run a command: killed when it has kept two more files, then warned (exit code 75), then to its end."""
+    codes = []
+    for name in (signal.SIGKILL, signal.SIGTERM, None):
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            if name is not None:
+                wanted = len(list(kept())) + 2
+                while len(list(kept())) < wanted and process.poll() is None:
+                    time.sleep(0.02)
+                os.kill(process.pid, name)
+            _, err = process.communicate(timeout=120)
+            codes.append(process.returncode)
+    assert codes == [-signal.SIGKILL, 75, 0], err
+    assert "Traceback" not in err

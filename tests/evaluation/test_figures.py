@@ -14,17 +14,7 @@ from afa_dist.config.attack_names import AUTOATTACK, PARTS, STANDARD
 from afa_dist.data.catalogue import load_part
 from afa_dist.evaluation.summary import wilson_interval
 from afa_dist.models.export import load_classifier
-from tests.evaluation.helpers import Wrapped, rows_of, summary_of, trained_perceptron
-
-
-@pytest.fixture(scope="module")
-def few(digits):
-    return digits.test.subset(np.arange(64))
-
-
-@pytest.fixture(scope="module")
-def quick(digits):
-    return trained_perceptron(digits)
+from tests.evaluation.helpers import Wrapped, rows_of, summary_of
 
 
 def counts(folder, net, test, **options):

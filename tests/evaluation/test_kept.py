@@ -2,11 +2,8 @@
 
 import contextlib
 import dataclasses
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeS
 from afa_dist.evaluation.plan import Plan
 from afa_dist.runtime.evaluate import evaluate, so_far
 from afa_dist.runtime.evaluation_checks import check
-from tests.evaluation.helpers import HERE, prepared, rows_of, run_of, summary_of
+from tests.evaluation.helpers import HERE, killed_and_warned, prepared, rows_of, run_of, summary_of
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {"attacks": ("pgd-2", "pgd-5x2", "apgd-ce"), "shard_size": 100}
@@ -162,29 +159,18 @@ def test_the_time_limit_stops_within_an_attack_and_what_is_done_on_all_images_is
     assert next(iter(seen[-1]["accuracies"])) == CLEAN and seen[-1]["label"] == "an upper bound: not AutoAttack"
 
 
-def test_a_job_that_is_killed_or_warned_goes_on(trained, digits, tmp_path):
+def test_a_job_that_is_killed_or_warned_goes_on(trained_run, tmp_path):
     """The real command: SIGKILL, then SIGTERM (exit code 75), then to its end; and the same at once elsewhere."""
-    from afa_dist.config import FinetuneRun, ModelConfig
-    from afa_dist.models.build import DataShape
-    from afa_dist.models.export import save_classifier
-
-    mean, std = digits.train.pixel_statistics()
-    run = FinetuneRun(mode="full", model=ModelConfig(width=8, norm="group"))
-    save_classifier(tmp_path / "m", trained.state_dict(), run, DataShape(1, mean, std, digits.train.classes))
-    command = [sys.executable, str(ROOT / "jobs/evaluate.py"), "--model", "m", "--attacks", "pgd-20,apgd-ce,pgd-30x3"]
+    command = [
+        sys.executable,
+        str(ROOT / "jobs/evaluate.py"),
+        "--model",
+        str(trained_run.path),
+        "--attacks",
+        "pgd-20,apgd-ce,pgd-30x3",
+    ]
     command += ["--threat.eps", "0.1", "--shard-size", "45", "--scaling.threads", "1", "--scaling.workers", "0"]
-    codes = []
-    for name in (signal.SIGKILL, signal.SIGTERM, None):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            if name is not None:
-                wanted = len(list((tmp_path / "runs").rglob("*.safetensors"))) + 3
-                while len(list((tmp_path / "runs").rglob("*.safetensors"))) < wanted and process.poll() is None:
-                    time.sleep(0.02)
-                os.kill(process.pid, name)
-            _, err = process.communicate(timeout=120)
-            codes.append(process.returncode)
-    assert codes == [-signal.SIGKILL, 75, 0], err
-    assert "Traceback" not in err
+    killed_and_warned(command, tmp_path, lambda: (tmp_path / "runs").rglob("shards/*.safetensors"))
     done = subprocess.run([*command, "--name", "at-once"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert rows_of(tmp_path / "runs").equals(rows_of(tmp_path / "runs", "at-once"))
@@ -294,7 +280,7 @@ def outcome(start, name, attacked, broken, seconds=1.0):
         tensors = {"labels_N": labels, "predictions_N": predictions, "margins_N": labels.float()}
     else:
         tensors = {"indices_R": indices, "x_adv_RCHW": torch.rand(len(broken), 1, 2, 2)}
-    return Outcome(name, start, attacked_hash(np.array(attacked)), len(attacked), seconds, "cpu", tensors)
+    return Outcome(name, start, attacked_hash(np.array(attacked)), len(attacked), seconds, tensors)
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,22 +13,19 @@ from tests.nodes import nodes_of, wait_for
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def model(trained, digits, tmp_path):
-    from afa_dist.config import FinetuneRun, ModelConfig
-    from afa_dist.models.build import DataShape
-    from afa_dist.models.export import save_classifier
-
-    mean, std = digits.train.pixel_statistics()
-    run = FinetuneRun(mode="full", model=ModelConfig(width=8, norm="group"))
-    save_classifier(tmp_path / "model", trained.state_dict(), run, DataShape(1, mean, std, digits.train.classes))
-    return tmp_path / "model"
-
-
 @pytest.mark.ray
-def test_what_a_lost_node_was_doing_is_done_by_the_other(model, tmp_path):
+def test_what_a_lost_node_was_doing_is_done_by_the_other(trained_run, tmp_path):
     """Two workers on a node each; one is killed. There is no room for two any more, and nothing waits for it."""
-    command = [sys.executable, ROOT / "jobs/evaluate.py", "--model", model, "--runs_dir", tmp_path, "--shard-size", "30"]
+    command = [
+        sys.executable,
+        ROOT / "jobs/evaluate.py",
+        "--model",
+        trained_run.path,
+        "--runs_dir",
+        tmp_path,
+        "--shard-size",
+        "30",
+    ]
     command += ["--threat.eps", "0.1", "--attacks", "pgd-20x3,apgd-ce", "--scaling.threads", "1"]
     log = tmp_path / "log.txt"
     with nodes_of(head_cpus=0) as cluster, log.open("w") as file:

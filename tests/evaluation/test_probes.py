@@ -10,17 +10,12 @@ from afa_dist.errors import UserError
 from afa_dist.evaluation.evaluator import ShardEvaluator
 from afa_dist.evaluation.probes import recheck
 from afa_dist.evaluation.summary import warnings_of
-from tests.evaluation.helpers import Wrapped, run_of, summary_of, trained_perceptron
+from tests.evaluation.helpers import Wrapped, run_of, summary_of
 
 
 @pytest.fixture(scope="module")
 def few(digits):
     return digits.test.subset(np.arange(96))
-
-
-@pytest.fixture(scope="module")
-def quick(digits):
-    return trained_perceptron(digits)
 
 
 class Coarse(nn.Module):

@@ -13,7 +13,7 @@ from afa_dist.attacks import Ball
 from afa_dist.errors import UserError
 from afa_dist.evaluation.subject import load_subject
 from afa_dist.runtime.measure import measure
-from tests.evaluation.helpers import Wrapped, rows_of, summary_of, trained_perceptron
+from tests.evaluation.helpers import Wrapped, rows_of, summary_of
 
 ROOT = Path(__file__).parents[2]
 HALF = """class Half(nn.Module):
@@ -61,11 +61,6 @@ def in_place():
 def wants_colours():
     return nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
-
-
-@pytest.fixture(scope="module")
-def quick(digits):
-    return trained_perceptron(digits)
 
 
 def job(folder, *options):
