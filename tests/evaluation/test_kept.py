@@ -351,7 +351,8 @@ def test_an_outcome_is_read_back_or_refused(tmp_path):
     store = OutcomeStore(tmp_path, "mine")
     assert store.load(0, "pgd-1") is None
     written = outcome(16, "pgd-1", [16, 17, 20], [17, 20], 2.5)
-    path = store.save(written)
+    store.save(written)
+    path = store.path(16, "pgd-1")
     read = store.load(16, "pgd-1")
     assert dataclasses.replace(read, tensors={}) == dataclasses.replace(written, tensors={})
     assert all(torch.equal(read.tensors[name], tensor) for name, tensor in written.tensors.items())
