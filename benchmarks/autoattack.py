@@ -168,7 +168,8 @@ def main() -> int:
         named = options.model
         options.model = named or str(train_digits(Path(folder)))
         found = measure(options)
-    write_record(_record(named or "small digits network", options, found), options.results, "autoattack")
+        data = images_of(options.model, options.images).fingerprint()
+    write_record(_record(named or "small digits network", options, found), options.results, "autoattack", data)
     return 0
 
 

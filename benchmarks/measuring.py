@@ -65,10 +65,10 @@ def memory_mb(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
-def write_record(record: Mapping[str, Any], results: Path, name: str) -> None:
-    """Write results/NAME.json with where it comes from: versions, code, hardware, date."""
+def write_record(record: Mapping[str, Any], results: Path, name: str, data: str = "drawn by the script") -> None:
+    """Write results/NAME.json with where it comes from: versions, code, hardware, date; data: fingerprint of the images."""
     results.mkdir(parents=True, exist_ok=True)
-    write_json(results / f"{name}.json", {**record, **provenance(seed=0, data_fingerprint="drawn by the script")})
+    write_json(results / f"{name}.json", {**record, **provenance(seed=0, data_fingerprint=data)})
 
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 0) -> str:

@@ -17,7 +17,7 @@ PLUS = ("apgd-ce-x5", "apgd-dlr-x5", "apgd-t", "fab-t", "fab-x5", "square")
 """AutoAttack+: more restarts, and the untargeted parts as well; its attacks, cheapest first."""
 
 FAST = ("apgd-ce", "apgd-t")
-"""The half of AutoAttack that finds nearly everything in a fifth of the time. It is not AutoAttack."""
+"""Half of AutoAttack's parts, and about a quarter of its passes. It is not AutoAttack."""
 
 STANDARD = ("pgd-20", "pgd-50x10", "margin-50", "scaled-50", *AUTOATTACK)
 """PGD on three objectives, which do not fail in the same way, then AutoAttack."""
