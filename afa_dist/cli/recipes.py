@@ -34,10 +34,11 @@ _STARTS_FROM = {"finetune": ("init", "pretrain"), "evaluate": ("model", "finetun
 """The option that names what a stage starts from, and the stage that makes it."""
 
 
-def read_recipe(path: str, *, grid: bool = False) -> dict[str, Any]:
+def read_recipe(path: str, *, grid: bool = False, search: bool = False) -> dict[str, Any]:
     """Read a recipe and those it is based on; `base` is relative to the file that names it.
 
-    grid: whether the job runs a recipe's `ablation`, the variants of a grid.
+    grid: whether the job runs a recipe's `ablation`, the variants of a grid. search: whether it heeds its `tune`, which
+    says how to search for better options; to other jobs that is no option.
 
     Raises:
         UserError: as `read_yaml`, files that are based on each other, or a grid for a job of one run.
@@ -45,7 +46,7 @@ def read_recipe(path: str, *, grid: bool = False) -> dict[str, Any]:
     recipe = _read_recipe(Path(path), ())
     if "ablation" in recipe and not grid:
         raise UserError.one("--config", f"{path} is a grid of variants; run it with jobs/ablation.py")
-    return recipe
+    return recipe if search else {key: value for key, value in recipe.items() if key != "tune"}
 
 
 def _read_recipe(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

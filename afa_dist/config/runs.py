@@ -10,6 +10,7 @@ from typing import Literal
 from afa_dist.address import fault_of, is_address
 from afa_dist.config.attack import (
     KL_START,
+    PIXEL_HINT,
     ClassifierAttackConfig,
     ContrastiveAttackConfig,
     ThreatConfig,
@@ -73,10 +74,22 @@ class TrainingRun(BaseRun):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         yield from batch_problems(self.schedule.batch_size, self.scaling.fewest, self.scaling.most)
+        if self.validation.norm not in (None, self.attack.norm) and self.validation.eps is None:
+            what = f"is needed: validation.norm is {self.validation.norm}, and attack.eps is of norm {self.attack.norm}"
+            yield Problem("validation.eps", what)
+        if (self.validation.norm or self.attack.norm) == "linf" and (self.validation.eps or 0) > 1:
+            what = f"{self.validation.eps:g} is not allowed; an L-inf radius must be at most 1 ({PIXEL_HINT})"
+            yield Problem("validation.eps", what)
         if self.checkpoint.mirror is not None and (fault := fault_of(self.checkpoint.mirror)):
             yield Problem("checkpoint.mirror", fault)
         if is_address(self.runs_dir) and self.checkpoint.mirror is not None:
             yield Problem("checkpoint.mirror", f"{self.checkpoint.mirror}: runs_dir is an address already; leave out one")
+
+    @property
+    def validated_threat(self) -> ThreatConfig:
+        """The ball of the attack that chooses checkpoints: that of training, unless `validation` says otherwise."""
+        own = self.validation
+        return ThreatConfig(norm=own.norm or self.attack.norm, eps=self.attack.eps if own.eps is None else own.eps)
 
     @property
     def mirrored_to(self) -> str | None:

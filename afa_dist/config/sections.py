@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from afa_dist.config.architectures import parse_architecture
-from afa_dist.config.fields import Section, setting
+from afa_dist.config.attack import PIXEL_HINT
+from afa_dist.config.fields import PixelDistance, Section, setting
 from afa_dist.errors import Problem
 
 
@@ -114,10 +115,28 @@ class ValidationConfig(Section):
     """The cheap attack on held-out training images that chooses the best checkpoint."""
 
     every_epochs: int = setting(1, "validate after every so many epochs, and after the last", ge=1)
-    steps: int = setting(10, "PGD steps on the cross-entropy, at the training eps; 0 = clean accuracy only", ge=0)
+    steps: int = setting(10, "PGD steps on the cross-entropy; 0 = clean accuracy only", ge=0)
+    norm: Literal["linf", "l2"] | None = setting(None, "distance that bounds this attack; none = as in training")
+    eps: PixelDistance | None = setting(
+        None, "radius of its ball, pixel scale; none = as in training", ge=0, le=64, hint=PIXEL_HINT
+    )
     patience: int = setting(
         0, "stop after so many validations in a row without a better one (early stopping); 0 = train to the end", ge=0
     )
+    cheap_epochs: int = setting(
+        0, "validations up to this epoch take cheap_steps and choose no checkpoint, except the last one", ge=0
+    )
+    cheap_steps: int = setting(0, "PGD steps of validations up to cheap_epochs; 0 = half of steps", ge=0)
+
+    def steps_at(self, epoch: int, epochs: int) -> int:
+        """PGD steps of the validation after `epoch` of `epochs`."""
+        if not self.is_cheap(epoch, epochs):
+            return self.steps
+        return min(self.steps, self.cheap_steps or (self.steps + 1) // 2)
+
+    def is_cheap(self, epoch: int, epochs: int) -> bool:
+        """Whether the validation after `epoch` of `epochs` is only for comparisons at that epoch."""
+        return epoch <= self.cheap_epochs and epoch < epochs
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -140,6 +140,60 @@ class WorkerBoard:
                     _put(f"{self._start}/rows/{_now()}", rows)
 
 
+class SearchBoard:
+    """The driver's side of a search: what trials are told.
+
+    search: the identity of this start of it.
+    """
+
+    def __init__(self, search: str) -> None:
+        self._search = search
+        self._stopping = ""
+
+    def give_verdict(self, number: int, why: str) -> None:
+        """Tell a trial that it is not worth its end. It asks as soon as its report was answered, so this must be there."""
+        _put(f"{self._search}/verdict/{number}", why)
+
+    def stop_all(self, reason: str) -> None:
+        """Tell all trials, once, to save and stop."""
+        if not self._stopping:
+            self._stopping = reason
+            _soon(_put, f"{self._search}/stop", reason)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        _soon(_delete, f"{self._search}/", True)
+
+
+class TrialBoard:
+    """A trial's side: whether the search wants it to stop."""
+
+    def __init__(self, search: str, number: int) -> None:
+        self._search, self._number = search, number
+        self._asked = ""
+        self._closing = threading.Event()
+        threading.Thread(target=self._work, name="afa-dist-trial", daemon=True).start()
+
+    def asked_to_stop(self) -> str:
+        """The reason if all trials are to stop, else an empty text. Cheap: called in every step."""
+        return self._asked
+
+    def verdict(self) -> str:
+        """The reason if this trial is not worth its end, else an empty text."""
+        try:
+            return str(_get(f"{self._search}/verdict/{self._number}") or "")
+        except Exception:  # whatever Ray raises when the head does not answer; it will be judged again
+            return ""
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _work(self) -> None:
+        while not self._closing.wait(POLL_SECONDS):
+            with _unanswered():
+                self._asked = self._asked or str(_get(f"{self._search}/stop") or "")
+
+
 _PREFIX = "afa-dist/"
 
 

@@ -49,16 +49,36 @@ def session(scaling: ScalingConfig, waits: bool = False, gpu_share: float = 1.0)
     if here is not None:
         yield here
         return
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    before_ray()
     cluster = addressed_cluster()
     with contextlib.ExitStack() as stack:
         if not is_connected():
             stack.enter_context(_joined(cluster) if cluster else _own(max(1, scaling.fewest) * max(1, scaling.threads)))
-        import ray
+        yield place_on_nodes(scaling, alive_nodes(), cluster, waits, gpu_share)
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield place_on_nodes(scaling, nodes, cluster, waits, gpu_share)
+
+def alive_nodes() -> list[dict[str, float]]:
+    """Resources (CPU, GPU, ...) of each node of the cluster that this process is connected to."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def before_ray() -> None:
+    """Settings that Ray reads when it is imported; call this before, wherever that may be the first time."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if addressed_cluster():
+        # Without a token in sight the cluster may be an open one; with one, token mode must be said, or Ray reports
+        # a failed connection after 20 s instead of the reason.
+        if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+    elif not is_connected():
+        folder = private_folder()
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
+        os.environ["RAY_TMPDIR"] = str(folder / "ray")
+        os.environ["RAY_enable_metrics_collection"] = "0"  # noqa: SIM112 - its port would answer anybody, without the token
 
 
 def preview(scaling: ScalingConfig) -> str:
@@ -79,10 +99,6 @@ def is_connected() -> bool:
 
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
-    # Without a token in sight the cluster may be an open one; with one, token mode must be said, or Ray reports
-    # a failed connection after 20 s instead of the reason.
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     _probe(address)
     import ray
 
@@ -113,11 +129,6 @@ def _no_answer(address: str, reason: str) -> str:
 
 @contextlib.contextmanager
 def _own(cpus: int) -> Iterator[None]:
-    folder = private_folder()
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
-    os.environ["RAY_TMPDIR"] = str(folder / "ray")
-    os.environ["RAY_enable_metrics_collection"] = "0"  # noqa: SIM112 - its port would answer anybody, without the token
     import ray
 
     context = ray.init(
@@ -126,7 +137,7 @@ def _own(cpus: int) -> Iterator[None]:
         include_dashboard=False,
         logging_level="ERROR",
         log_to_driver=False,
-        _temp_dir=str(folder / "ray"),
+        _temp_dir=str(private_folder() / "ray"),
     )
     # Children must find this cluster and no other that the machine may run.
     os.environ["RAY_ADDRESS"] = os.environ[OWN_CLUSTER] = context.address_info["gcs_address"]

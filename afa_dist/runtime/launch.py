@@ -32,8 +32,10 @@ from afa_dist.training.run_dir import OTHERS_SECONDS, TROUBLES, RunDirectory
 from afa_dist.training.warned import Source
 
 
-def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: OnRow) -> dict[str, Any]:
+def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: OnRow, stop: Source = str) -> dict[str, Any]:
     """Create the run directory and train, inside the session that gave `placement`; returns the summary.
+
+    stop: gives the reason to save and stop, once there is one; asked in every step.
 
     Raises:
         UserError: the batch cannot be shared by the workers that the session found; nothing is written then.
@@ -49,12 +51,16 @@ def launch(run: TrainingRun, splits: DataSplits, placement: Placement, on_row: O
         lost: Source = str
         if is_main_process():
             lost = _begin(run, splits, directory, start, stack)
+
+        def over() -> str:
+            return lost() or stop()
+
         if placement.workers == 0:
-            return in_process.fit(run, splits, directory, placement, on_row, lost)
+            return in_process.fit(run, splits, directory, placement, on_row, over)
         from afa_dist.runtime import ray_train  # imports Ray, which must come after the settings of the session
 
         try:
-            return ray_train.fit(run, splits, directory, placement, start, on_row, lost)
+            return ray_train.fit(run, splits, directory, placement, start, on_row, over)
         finally:
             if is_address(run.runs_dir):
                 _show_here(run, directory)

@@ -33,7 +33,7 @@ TROUBLES = "troubles.jsonl"
 FOLDERS = ("model", "evaluation", "analysis", "tensorboard")
 """Of a run directory, beside checkpoints; others in it are run directories of their own."""
 
-RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation", "analysis")
+RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation", "analysis", "trials")
 """What a run leaves that another one must not be mixed with."""
 
 

@@ -32,10 +32,22 @@ MAY_CHANGE = (
     "parts",
     "optimiser.not_finite",
     "optimiser.max_skipped",
+    "space",
+    "max_trials",
+    "budget_hours",
+    "at_once",
+    "max_failures",
+    "resume",
+    "require",
+    "final",
+    "final_attacks",
 )
 """What a run may be resumed with other values of: where it computes, what is noted beside, where its images lie, which are
 recognised by what is in them, what becomes of steps that would have ended it, how many checkpoints it keeps, which parts
-an analysis has."""
+an analysis has, how long a search goes on (its space is compared by what it says) and what becomes of its front."""
+
+STAGES = ("pretrain", "finetune", "evaluate")
+"""Sections of a search's specification that are specifications of runs."""
 
 PATHS = ("init", "pretrained", "corruptions_path")
 """Options that name a place: two ways of writing one place are no difference."""
@@ -61,7 +73,7 @@ def same_place(one: Any, other: Any) -> bool:
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in {**recorded, **now}:
-        if f"{prefix}{key}" in MAY_CHANGE:
+        if _may_change(f"{prefix}{key}"):
             continue
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -72,3 +84,8 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: st
             continue  # the option is younger than the record, and off
         elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):
             yield f"{prefix}{key}: recorded {old!r}, now {new!r}"
+
+
+def _may_change(name: str) -> bool:
+    first, _, rest = name.partition(".")
+    return name in MAY_CHANGE or (first in STAGES and rest in MAY_CHANGE)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from afa_dist.attacks import Ball, attack_mode, cross_entropy, pgd
-from afa_dist.config import TrainAttackConfig, ValidationConfig
+from afa_dist.config import ThreatConfig
 from afa_dist.data.image_set import ImageSet
 from afa_dist.distributed import SLICE, SlicedRandom, World, beat
 from afa_dist.training.metrics import Meter
@@ -20,16 +20,14 @@ SLICES_A_PASS = 16
 """Slices of images attacked together; a matter of speed and memory only."""
 
 
-def validate(
-    step: Step, held_out: ImageSet, attack: TrainAttackConfig, config: ValidationConfig, seed: int, world: World
-) -> dict[str, float]:
+def validate(step: Step, held_out: ImageSet, threat: ThreatConfig, steps: int, seed: int, world: World) -> dict[str, float]:
     """clean_acc and robust_acc (0 to 1) on `held_out`, each worker taking a share; robust if steps and eps are not 0.
 
     The start points are the same at every validation of a run, so that epochs differ by their weights alone. An image
     counts as robust only if it is right both clean and attacked.
     """
     meter = Meter(world)
-    steps = config.steps if attack.eps > 0 else 0  # where nothing may be changed, robust accuracy says nothing
+    steps = steps if threat.eps > 0 else 0  # where nothing may be changed, robust accuracy says nothing
     zero = torch.zeros((), device=world.device)
     names = ["clean_acc", "robust_acc"] if steps else ["clean_acc"]
     meter.add(dict.fromkeys(names, (zero, 0)))
@@ -50,14 +48,14 @@ def validate(
             beat()
             if not steps:
                 continue
-            ball = Ball(attack.norm, attack.eps)
+            ball = Ball(threat.norm, threat.eps)
             random = SlicedRandom("validate", seed, start=start, count=len(y), device=world.device)
             x_adv = pgd(
                 partial(_cross_entropy, step, y),
                 x,
                 ball,
                 steps=steps,
-                step_size=2.5 * attack.eps / steps,
+                step_size=2.5 * threat.eps / steps,
                 start=ball.random_start(x, random),
             )
             with torch.no_grad():

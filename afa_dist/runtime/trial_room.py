@@ -1,0 +1,78 @@
+"""Where trials compute: how large one is, and how many there is room for, so that none waits for its own workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from afa_dist.config import ScalingConfig
+from afa_dist.errors import UserError
+from afa_dist.runtime.placement import Placement, room
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialRoom:
+    """placement: of one trial; 0 workers if it trains in its own process. at_once: trials."""
+
+    placement: Placement
+    at_once: int
+
+    @property
+    def wide(self) -> bool:
+        """Whether a trial has workers beside its own process."""
+        return self.placement.workers > 1
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray sets aside for a trial's own process. That of a wide one takes nothing, or it would take it from its
+        workers; the mark of the head node keeps it from nodes that may leave.
+        """
+        if self.wide:
+            return {"node:__internal_head__": 0.001}
+        return {"CPU": float(self.placement.threads), **({"GPU": 1.0} if self.placement.gpu else {})}
+
+    def describe(self) -> str:
+        what = (
+            "GPU"
+            if self.placement.gpu
+            else f"CPU, {self.placement.threads} thread{'s' if self.placement.threads > 1 else ''}"
+        )
+        own = f"{self.placement.workers} workers ({what} each)" if self.wide else f"one process ({what})"
+        return f"{self.at_once} trial{'s' if self.at_once > 1 else ''} at once, each in {own}"
+
+
+def trial_room(
+    scaling: ScalingConfig, at_once: int, nodes: Sequence[Mapping[str, float]], cluster: str | None, most: int
+) -> TrialRoom:
+    """The room for trials on `nodes` (resources of each alive node).
+
+    scaling: of one trial; its workers are those of a trial. at_once: 0 for as many as fit, at most `most`.
+
+    Raises:
+        UserError: one trial, or as many at once as are asked for, can never fit; with the arithmetic.
+    """
+    workers = max(1, scaling.fewest)
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
+    threads = scaling.threads or _threads(nodes, gpu)
+    fitting = room(nodes, threads, gpu)
+    need = f"{workers} worker{'s' if workers > 1 else ''} x {threads} CPU{'s' if threads > 1 else ''}"
+    need += " and a GPU each" if gpu else ""
+    have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    if fitting < workers:
+        what = f"a trial takes {need}, for which there is no room: the nodes have {have}, so {fitting} workers fit"
+        raise UserError.one(
+            "scaling.workers", f"{what}; lower it or scaling.threads" + (", or set scaling.device cpu" if gpu else "")
+        )
+    if at_once * workers > fitting:
+        what = f"{at_once} trials of {need} are {at_once * workers} workers, but the nodes have {have}: {fitting} fit"
+        raise UserError.one("at_once", f"{what}; use at most {fitting // workers}, or 0")
+    placement = Placement(workers if workers > 1 else 0, gpu, threads, cluster)
+    return TrialRoom(placement, at_once or max(1, min(fitting // workers, most)))
+
+
+def _threads(nodes: Sequence[Mapping[str, float]], gpu: bool) -> int:
+    """One CPU a trial; beside a GPU, the CPUs that come to each."""
+    if not gpu:
+        return 1
+    return max(1, min(int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1))

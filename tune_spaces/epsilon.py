@@ -1,0 +1,7 @@
+"""How large a ball should training see, in units of the one that is measured? Robust accuracy is measured in that one."""
+
+from ray import tune
+
+
+def space():
+    return {"attack.eps": tune.uniform(0.05, 0.3)}
