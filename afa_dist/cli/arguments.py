@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from afa_dist.cli.recipes import STAGES
-from afa_dist.cli.specification import hints_of, leaves
-from afa_dist.config.fields import Section, describe_bounds, is_pixel_distance, section_class, strip_annotation
+from afa_dist.cli.specification import leaves
+from afa_dist.config.fields import Section, describe_bounds, hints_of, is_pixel_distance, section_class, strip_annotation
 from afa_dist.config.scaling import WorkerCount
 from afa_dist.errors import Problem
 

@@ -12,11 +12,12 @@ from afa_dist.address import is_address, runs_root
 from afa_dist.cli import recipes
 from afa_dist.cli.pipeline import check as check_pipeline
 from afa_dist.cli.pipeline import evaluation_of, models_of, stage_values, stages_of
-from afa_dist.cli.specification import build, hints_of, unknown_option
+from afa_dist.cli.specification import build, unknown_option
 from afa_dist.cli.titles import title_of
 from afa_dist.cli.variants import Variant, variants_of
 from afa_dist.config import AblationConfig, DataConfig, PipelineRun
 from afa_dist.config.budget import with_budget
+from afa_dist.config.fields import hints_of
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError
 from afa_dist.training.run_dir import RunDirectory

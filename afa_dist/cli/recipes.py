@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 
 from afa_dist.address import below
-from afa_dist.cli.specification import hints_of
 from afa_dist.config import EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, Section
-from afa_dist.config.fields import section_class
+from afa_dist.config.fields import hints_of, section_class
 from afa_dist.errors import Problem, UserError
 
 STAGES: dict[str, type[Section]] = {

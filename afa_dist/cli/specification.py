@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import functools
 import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -20,6 +19,7 @@ from afa_dist.config.fields import (
     Section,
     check_value,
     fraction,
+    hints_of,
     is_pixel_distance,
     section_class,
     strip_annotation,
@@ -31,11 +31,6 @@ S = TypeVar("S", bound=Section)
 
 _SPECIAL_WORDS = {PixelDistance: "a number or a fraction such as 8/255", WorkerCount: WORKER_COUNT_WORDS}
 _TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def hints_of(cls: type[Section]) -> dict[str, Any]:
-    """The types of a section's fields, `Annotated` kept."""
-    return typing.get_type_hints(cls, include_extras=True)
 
 
 def build(cls: type[S], values: Mapping[str, Any]) -> S:

@@ -19,10 +19,9 @@ from afa_dist.cli.pipeline import check as check_pipeline
 from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.search_result import conclude
 from afa_dist.cli.search_shown import SearchProgress, describe_trial
-from afa_dist.cli.specification import hints_of
 from afa_dist.cli.trial_runs import Trials, image_problems, space_problems
 from afa_dist.config import BaseRun, TrainingRun
-from afa_dist.config.fields import pixels, to_mapping
+from afa_dist.config.fields import hints_of, pixels, to_mapping
 from afa_dist.config.tune import TuneConfig, TuneRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError, collected
