@@ -7,6 +7,7 @@ import os
 for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "WORLD_SIZE", "RANK"):
     os.environ.pop(name, None)
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -120,3 +121,16 @@ def trained_run(digits, tmp_path_factory):
     directory.create(run, {})
     train(run, digits, directory, World(), on_row=lambda row: None)
     return directory
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path, "this test needs a browser: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -115,6 +115,8 @@ def _type_words(hint: Any) -> str:
         return "a list, or words with commas between them"
     if _is_optional(hint):
         return _type_words(next(arm for arm in get_args(hint) if arm is not type(None))) + ", or null"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
     return _TYPE_WORDS[hint]
 
 

@@ -23,7 +23,7 @@ from afa_dist.cli.trial_runs import Trials, image_problems, space_problems
 from afa_dist.config import BaseRun, TrainingRun
 from afa_dist.config.fields import hints_of, pixels, to_mapping
 from afa_dist.config.tune import TuneConfig, TuneRun
-from afa_dist.data.catalogue import DataSplits
+from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, UserError, collected
 from afa_dist.runtime.cluster import alive_nodes, session
 from afa_dist.runtime.placement import addressed_cluster, cores
@@ -108,10 +108,10 @@ def check(config: TuneConfig, arguments: Arguments) -> Prepared:
         problems.extend(space_problems(space, trials))
         problems.extend(_grid_problems(config, space))
     if trials is not None:
-        problems.extend(_base_problems(trials))
+        problems.extend(wrong := _base_problems(trials))
         with collected(problems):
             first = trials.run({}, "new")
-            splits = check_pipeline(first)[first.finetune.data]
+            splits = load_splits(first.finetune.data) if wrong else check_pipeline(first)[first.finetune.data]
     if not problems and space is not None and trials is not None and splits is not None:
         problems.extend(image_problems(space, trials, splits))
     raise_any(problems)

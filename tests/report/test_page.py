@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from afa_dist.errors import UserError
 from afa_dist.report.blocks import Cell, Section, Table
 from afa_dist.report.page import write_page
 from afa_dist.report.sources import collect
+from tests.report.browser import Seen
 
 ROOT = Path(__file__).parents[2]
 ODD = "</script><script>fetch('http://evil.example/x')</script> \"'&<b>"
@@ -32,38 +32,6 @@ def runs(trained_run, tmp_path_factory):
     command += ["--threat.eps", "0.1", "--steps", "5", "--scaling.threads", "1"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path, "this test needs a browser: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Seen:
-    """A page that is open, and what it said and asked for."""
-
-    def __init__(self, browser, path: Path, width: int = 1200, scheme: str = "light") -> None:
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_function("document.documentElement.dataset.ready === 'true'", timeout=60_000)
-
-    def fine(self, path: Path) -> None:
-        assert self.said == []
-        assert [url for url in self.asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
-
-    def column(self, number: int) -> list[str]:
-        return self.page.locator(f"#accuracy tbody tr > :nth-child({number})").all_text_contents()
 
 
 def report(folder, *arguments):
