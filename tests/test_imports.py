@@ -46,7 +46,7 @@ def test_imports_point_one_way():
         ("jobs",),
         ("afa_dist/cli",),
         ("afa_dist/runtime",),
-        ("afa_dist/training", "afa_dist/evaluation", "afa_dist/analysis", "afa_dist/report"),
+        ("afa_dist/training", "afa_dist/evaluation", "afa_dist/analysis", "afa_dist/report", "afa_dist/tuning"),
         ("afa_dist/models", "afa_dist/data", "afa_dist/losses", "afa_dist/attacks"),
         ("afa_dist/config",),
         ("afa_dist/distributed",),

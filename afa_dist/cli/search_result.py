@@ -34,6 +34,7 @@ from afa_dist.runtime.trial_room import TrialRoom
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.tuning.choice import Found, found_in
 from afa_dist.tuning.parameters import tell
+from afa_dist.tuning.population import Population, lineage
 from afa_dist.tuning.record import FAILED, Trial
 from afa_dist.tuning.search import Search
 from afa_dist.tuning.tables import rows_of, write_front, write_trials
@@ -51,7 +52,7 @@ def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirecto
     if found is None:
         reasons = list(dict.fromkeys(trial.reason for trial in search.trials if trial.state == FAILED))
         raise TrainingError(f"no trial came to its end{': ' if reasons else ''}{'; '.join(reasons[:3])}")
-    commands = {trial.number: _write_recipe(trials, trial, directory) for trial in rows_of(found)}
+    commands = {trial.number: _write_way(trials, trial, search, directory) for trial in rows_of(found)}
     say(f"front: {counted(len(found.front), 'trial')} of {len(search.trials)}, by held-out images")
     tested: dict[int, dict[str, Any]] = {}
     for trial in rows_of(found) if run.final != "none" else []:
@@ -63,7 +64,7 @@ def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirecto
     say(front_table(run, search, found, tested))
     if requirement is not None and found.required is None:
         say(f"no trial meets --require {run.require!r} on the held-out images")
-    say(f"the knee, trial {found.knee.name}, at full length: {commands[found.knee.number]}")
+    say(f"the knee, trial {found.knee.name}, at full length: {commands[found.knee.number].removeprefix('# ')}")
     if report:
         say(f"report: {report}")
     say(f"search directory: {directory.path} (trials.parquet, front.csv, best/)")
@@ -90,8 +91,21 @@ def front_table(run: TuneRun, search: Search, found: Found, tested: Mapping[int,
     return table
 
 
+def _write_way(trials: Trials, trial: Trial, search: Search, directory: RunDirectory) -> str:
+    """Write how to come to a trial's model; returns the command for it, or where a member's schedule is."""
+    if isinstance(search, Population):
+        path = directory.path / "front" / f"{trial.name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        before, steps = 0.0, []
+        for member in lineage(trial, search.trials):
+            steps.append({"epochs": [before, member.epochs], "options": member.params, "trial": member.number})
+            before = member.epochs
+        write_text(path, yaml.safe_dump({"schedule": steps}, sort_keys=False))
+        return f"# a schedule, which no single run repeats: {path}"
+    return _write_recipe(trials, trial, directory)
+
+
 def _write_recipe(trials: Trials, trial: Trial, directory: RunDirectory) -> str:
-    """Write the recipe of a trial at full length; returns the command that trains and measures it."""
     full = full_run(trials, trial)
     path = directory.path / "front" / f"{trial.name}.yaml"
     path.parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from afa_dist.cli.console import LINE_SECONDS, counted, duration, out, percent, say
 from afa_dist.tuning.parameters import Space, tell
-from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, Trial
+from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, Trial
 from afa_dist.tuning.search import Search
 
 
@@ -29,7 +29,7 @@ class SearchProgress:
             console=out,
             disable=not out.is_terminal,
         )
-        self._task = self._bar.add_task("search", total=search.config.max_trials, note="")
+        self._task = self._bar.add_task("search", total=search.total, note="")
 
     def __enter__(self) -> SearchProgress:
         self._bar.start()
@@ -48,11 +48,11 @@ class SearchProgress:
         words += self._time_left(search)
         self._bar.update(self._task, completed=_ended(search), note=words)
         if not out.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
-            say(f"search: {_ended(search)}/{search.config.max_trials} trials; {words}")
+            say(f"search: {_ended(search)}/{search.total} trials; {words}")
             self._last_line = time.monotonic()
 
     def _time_left(self, search: Search) -> str:
-        done, left = _ended(search) - self._ended_before, search.config.max_trials - _ended(search)
+        done, left = _ended(search) - self._ended_before, search.total - _ended(search)
         if done < 2 or left <= 0:
             return ""
         return f", about {duration((time.monotonic() - self._began) / done * left)} left"
@@ -65,9 +65,14 @@ def describe_trial(trial: Trial, space: Space) -> str:
         clean, robust = trial.point
         what = f"finished in {duration(trial.seconds)}: clean {percent(clean)}, robust {percent(robust)}"
         return f"trial {trial.name} {what} ({options})"
+    if trial.state == PASSED:
+        reached = f"clean {percent(trial.clean_acc or 0)}, robust {percent(trial.robust_acc or 0)}"
+        return f"trial {trial.name} after {trial.epochs:g} epochs: {reached} ({options})"
     if trial.state in (PRUNED, FAILED):
         return f"trial {trial.name} {trial.state}: {trial.reason} ({options})"
-    return f"trial {trial.name} {'begins' if trial.begun == 1 else 'goes on'}: {options}"
+    parent = trial.memory.get("parent")
+    words = "begins" if trial.begun == 1 else "goes on"
+    return f"trial {trial.name} {words}{f' where {parent:04} was' if parent is not None else ''}: {options}"
 
 
 def short_name(key: str, space: Space) -> str:

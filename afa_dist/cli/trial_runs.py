@@ -105,6 +105,11 @@ class Trials:
         total = sum(self._progress_of(_with_length(training, self.config.length)) for training in stages)
         return Rungs.of(self.config.pruning, total)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial of the recipe's own options, all stages together."""
+        return sum(_with_length(training, self.config.length).schedule.epochs for training in stages_of(self.base).values())
+
     def offsets(self, run: PipelineRun) -> dict[str, tuple[float, float]]:
         """For each stage of a trial, where it begins on the scale of the rungs, and what an epoch of it counts there."""
         found, before = {}, 0.0

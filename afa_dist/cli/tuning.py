@@ -32,6 +32,7 @@ from afa_dist.runtime.trial_room import trial_room
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory
 from afa_dist.tuning.parameters import Space, as_record
+from afa_dist.tuning.population import Population
 from afa_dist.tuning.record import RUNNING, Trial, TrialStore
 from afa_dist.tuning.sampling import count_of
 from afa_dist.tuning.search import OVER_BUDGET, Search
@@ -70,7 +71,10 @@ def resolve(arguments: Arguments) -> tuple[type[TuneConfig], dict[str, Any]]:
     if not isinstance(section, Mapping):
         raise UserError.one("tune", f"is a section with options of its own, not {section!r}")
     typed = recipes.nest(arguments.overrides)
-    return TuneConfig, recipes.merge(section, {key: value for key, value in typed.items() if key in hints_of(TuneConfig)})
+    values = recipes.merge(section, {key: value for key, value in typed.items() if key in hints_of(TuneConfig)})
+    if values.get("search") == "pbt":  # the worst members give way, none ends early
+        values["pruning"] = recipes.merge(values.get("pruning") or {}, {"rule": "none"})
+    return TuneConfig, values
 
 
 def _recipe(arguments: Arguments) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def check(config: TuneConfig, arguments: Arguments) -> Prepared:
     if space is not None and trials is not None:
         problems.extend(space_problems(space, trials))
         problems.extend(_grid_problems(config, space))
+        problems.extend(_population_problems(config, space, trials))
     if trials is not None:
         problems.extend(wrong := _base_problems(trials))
         with collected(problems):
@@ -134,6 +139,30 @@ def _base_problems(trials: Trials) -> list[Problem]:
         problems.append(Problem("scaling.workers", "a range is not possible in a search; give the workers of one trial"))
     if len({training.data for training in stages_of(base).values()}) > 1:
         problems.append(Problem("data", "differs between stages; trials are compared on the same held-out images"))
+    return problems
+
+
+def _population_problems(config: TuneConfig, space: Space, trials: Trials) -> list[Problem]:
+    """What a member could not go on with from the weights of another one."""
+    if config.search != "pbt":
+        return []
+    problems = []
+    (last, training), *others = reversed(stages_of(trials.base).items())
+    if others:
+        what = (
+            f"pbt needs a recipe of one stage, this one has {', '.join(stages_of(trials.base))}; start from a finished one"
+        )
+        problems.append(Problem("search", what))
+    for key in space:
+        bare = key.removeprefix(f"{last}.")
+        if bare.split(".")[0] in ("model", "data", "schedule", "ema", "mode", "method") and bare != "method.temperature":
+            problems.append(Problem(key, "cannot change while weights are taken over (search pbt)"))
+    every = training.validation.every_epochs
+    if config.population.interval % every:
+        what = f"{config.population.interval} is no multiple of validation.every_epochs, {every}: members are compared then"
+        problems.append(Problem("population.interval", what))
+    if config.final == "retrain":
+        problems.append(Problem("final", "retrain cannot repeat a schedule that a population found; use take or none"))
     return problems
 
 
@@ -186,7 +215,13 @@ def describe(config: TuneConfig, prepared: Prepared) -> None:
         f"{stage} {counted(t.schedule.epochs, 'epoch')}" for stage, t in stages_of(trials.run({}, "new")).items()
     )
     say(f"a trial: {lengths}")
-    say(f"search: {config.search}, {counted(config.max_trials, 'trial')}; ends trials early {trials.rungs.describe()}")
+    if config.search == "pbt":
+        members = config.population
+        say(
+            f"search: pbt, {members.size} members; every {counted(members.interval, 'epoch')} the worst go on from the best"
+        )
+    else:
+        say(f"search: {config.search}, {counted(config.max_trials, 'trial')}; ends trials early {trials.rungs.describe()}")
     cluster = addressed_cluster()
     say(f"runs on {f'the cluster at {cluster}' if cluster else 'Ray on this machine'}")
     say(f"directory: {where_of(run)}")
@@ -234,13 +269,16 @@ def execute(config: TuneConfig, prepared: Prepared) -> None:
 
 def search_of(prepared: Prepared, directory: RunDirectory) -> Search:
     """The search in a directory, wherever it stands."""
-    recorded = directory.read_json(RECORD) or {}
-    return Search(
-        config=prepared.trials.config,
-        space=prepared.space,
-        store=TrialStore(directory.path / "trials"),
-        rungs=prepared.trials.rungs,
-        seed=prepared.run.seed,
-        refusal=prepared.trials.refusal,
-        seconds_before=float(recorded.get("seconds", 0.0)),
-    )
+    config, recorded = prepared.trials.config, directory.read_json(RECORD) or {}
+    facts: dict[str, Any] = {
+        "config": config,
+        "space": prepared.space,
+        "store": TrialStore(directory.path / "trials"),
+        "rungs": prepared.trials.rungs,
+        "seed": prepared.run.seed,
+        "refusal": prepared.trials.refusal,
+        "seconds_before": float(recorded.get("seconds", 0.0)),
+    }
+    if config.search == "pbt":
+        return Population(**facts, population=config.population, epochs=prepared.trials.epochs)
+    return Search(**facts)

@@ -43,14 +43,24 @@ class PruningConfig(Section):
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
+class PopulationConfig(Section):
+    """Population based training (search pbt): the worst members go on from the best, with options changed a little."""
+
+    size: int = setting(8, "members that train side by side", ge=2)
+    interval: int = setting(2, "epochs between two such moments", ge=1)
+    quantile: float = setting(0.25, "part of the members that gives way, and part that is taken over from", gt=0, le=0.5)
+    resample: float = setting(0.25, "chance that an option is drawn anew instead of changed a little", ge=0, le=1)
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
 class TuneConfig(Section):
     """What is searched, how, for how long, and what becomes of the front."""
 
     space: str = setting("", "file with the search space: a Python file with a function space(), or YAML; see tune_spaces/")
-    search: Literal["tpe", "nsga2", "random", "grid"] = setting(
+    search: Literal["tpe", "nsga2", "random", "grid", "pbt"] = setting(
         "tpe",
-        "who proposes options: Optuna's TPE for two objectives, its NSGA-II, random draws, or all combinations of a space "
-        "that has choices only",
+        "who proposes options: Optuna's TPE for two objectives, its NSGA-II, random draws, all combinations of a space "
+        "that has choices only, or population based training, which finds schedules",
     )
     max_trials: int = setting(24, "trials in all, those of earlier starts included; grid: all combinations", ge=1)
     budget_hours: float = setting(0.0, "hours of searching, those of earlier starts included; 0 = no limit", ge=0)
@@ -59,6 +69,7 @@ class TuneConfig(Section):
     resume: bool = setting(False, "refuse to begin a new search: there must be one to go on with")
     length: float = setting(1.0, "part of the recipe's epochs that a trial trains, in each stage", gt=0, le=1)
     pruning: PruningConfig = section(PruningConfig, "which trials end early")
+    population: PopulationConfig = section(PopulationConfig, "of search pbt")
     require: str = setting(
         "",
         'what a chosen trial must reach on the held-out images, such as "clean>=0.80"; it then has the best other accuracy',

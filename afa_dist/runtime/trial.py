@@ -10,6 +10,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -23,6 +24,7 @@ from afa_dist.runtime.launch import launch
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.sharing import SharedImages, same_images
+from afa_dist.training.initial import take_over
 from afa_dist.training.run_dir import PREDECESSOR_SECONDS, RunDirectory
 
 
@@ -31,7 +33,8 @@ class Task:
     """What a process of a trial is told.
 
     search: identity of this start of the search. stages: the runs, in their order. offsets: see `Trials.offsets`. images:
-    None where they are too large to be shared. placement: where one trial computes.
+    None where they are too large to be shared. placement: where one trial computes. until: epochs after which a member of
+    a population is passed on, 0 = to the end. parent: run directory of the member that it goes on from, or None.
     """
 
     search: str
@@ -41,6 +44,8 @@ class Task:
     images: SharedImages | None
     fingerprint: str
     placement: Placement
+    until: int = 0
+    parent: str | None = None
 
     def __repr__(self) -> str:  # Ray writes it into names of folders
         return f"{self.number:04}"
@@ -55,8 +60,10 @@ def run_trial(config: dict[str, Any]) -> None:
     try:
         course.report(**course.train())
     except Stopped as stopped:
-        ended = "pruned" if course.verdict else "stopped"
-        course.report(kind=ended, reason=str(stopped), seconds=course.seconds(), epochs=course.epochs)
+        ended = "passed on" if course.passed_on else "pruned" if course.verdict else "stopped"
+        clean, robust = course.point
+        facts = {"clean_acc": clean, "robust_acc": robust, "seconds": course.seconds(), "epochs": course.epochs}
+        course.report(kind=ended, reason=str(stopped), **facts)
     except (TrainingError, UserError) as error:
         course.report(kind="failed", reason=str(error))
     except (MemoryError, RuntimeError) as error:
@@ -75,6 +82,9 @@ class _Course:
         self.verdict = ""
         """Why the search wants this trial to end."""
         self.epochs = 0.0
+        self.point = (0.0, 0.0)
+        """The last measurement."""
+        self.passed_on = False
         self.board = TrialBoard(task.search, task.number)
         self._reporting = threading.Lock()
 
@@ -93,6 +103,8 @@ class _Course:
                 raise Stopped(reason)
             if not directory.finished():
                 _wait_until_free(directory)
+                if self.task.parent is not None:
+                    take_over(Path(self.task.parent), directory)
                 launch(run, self._splits(run), self.task.placement, self._on_row(stage), self.stop)
             summary = directory.read_json("summary.json")
             self.epochs = self._at(stage, run.schedule.epochs)[1]
@@ -124,9 +136,11 @@ class _Course:
         if row["phase"] != "validation" or "robust_acc" not in row or self.verdict:
             return
         progress, self.epochs = self._at(stage, row["epoch"])
-        point = (row["clean_acc"], row["robust_acc"])
-        self.report(kind="measured", progress=progress, epochs=self.epochs, point=point)
+        self.point = (row["clean_acc"], row["robust_acc"])
+        self.report(kind="measured", progress=progress, epochs=self.epochs, point=self.point)
         self.verdict = self.board.verdict()
+        if 0 < self.task.until <= self.epochs and not self.verdict:
+            self.passed_on, self.verdict = True, "the end of its generation"
 
     def _at(self, stage: str, epoch: float) -> tuple[float, float]:
         """Progress on the scale of the rungs, and in epochs of all stages."""

@@ -64,8 +64,19 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
     images = share({"train": splits.train, "held_out": splits.held_out, "test": splits.test})
 
     def task_of(trial: Trial) -> Task:
-        runs, offsets = stages(trial)
-        return Task(identity, trial.number, everywhere(runs), dict(offsets), images, splits.fingerprint(), room.placement)
+        made, offsets = stages(trial)
+        runs = everywhere(made)
+        return Task(
+            search=identity,
+            number=trial.number,
+            stages=runs,
+            offsets=dict(offsets),
+            images=images,
+            fingerprint=splits.fingerprint(),
+            placement=room.placement,
+            until=trial.memory.get("until", 0),
+            parent=_parent_of(trial, search, list(runs)[-1]),
+        )
 
     try:
         with heed_signals() as signalled, tempfile.TemporaryDirectory(prefix="afa-tune-") as folder:
@@ -88,6 +99,12 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
                 raise Stopped(search.stopping)
     finally:
         board.clear()
+
+
+def _parent_of(trial: Trial, search: Search, stage: str) -> str | None:
+    """Run directory that a member of a population goes on from."""
+    number = trial.memory.get("parent")
+    return None if number is None else str((search.store.folder(search.trials[number]) / stage).resolve())
 
 
 STOP_SECONDS = 30.0
@@ -126,6 +143,8 @@ class _Course:
                 search.finish(number, event["clean_acc"], event["robust_acc"], event)
             elif kind == "pruned":
                 search.prune(number, event)
+            elif kind == "passed on":
+                search.pass_on(number, event["clean_acc"], event["robust_acc"], event)
             elif kind == "failed":
                 search.fail(number, event["reason"])
             else:
@@ -139,11 +158,11 @@ class _Suggestions(Searcher):  # type: ignore[misc]
         super().__init__()
         self._course = course
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with self._course.lock:
             trial = self._course.search.next()
             if trial is None:
-                return str(Searcher.FINISHED)
+                return None if self._course.search.waits else str(Searcher.FINISHED)
             self._course.numbers[trial_id] = trial.number
         return {"task": self._course.task_of(trial)}
 

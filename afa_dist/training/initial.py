@@ -75,3 +75,14 @@ def _best(init: str) -> Checkpoint:
 
 def _under(prefix: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def take_over(parent: Path, directory: RunDirectory) -> None:
+    """Begin a run with the newest checkpoint of another one, as it is; what was best there is no measure here."""
+    if directory.checkpoints.steps():
+        return  # it has begun already
+    checkpoint = RunDirectory(parent).checkpoints.newest()
+    if checkpoint is None:
+        raise TrainingError(f"{parent} has no checkpoint to go on from")
+    state = {**checkpoint.state, "run": "", "best": None, "top": [], "stale": 0}
+    directory.checkpoints.save(dataclasses.replace(checkpoint, state=state))

@@ -18,13 +18,16 @@ from afa_dist.tuning.front import Point
 from afa_dist.tuning.parameters import Params
 
 RUNNING, FINISHED, PRUNED, FAILED = "running", "finished", "pruned", "failed"
+PASSED = "passed on"
+"""Of a member of a population: the next generation has gone on from it, or from a better one."""
 
 FILE = "trial.json"
 
 
 @dataclasses.dataclass(kw_only=True)
 class Trial:
-    """number: from 0. state: running (begun, perhaps stopped with the search), finished, pruned or failed.
+    """number: from 0. state: running (begun, perhaps stopped with the search), finished, pruned or failed,
+    or passed on (see `population`).
 
     order: its place among those that are no longer running, -1 while it is. rungs: accuracies where it was compared, by the
     number of the rung. clean_acc, robust_acc: on held-out images, of the checkpoint that it would be used with. memory:
@@ -41,6 +44,8 @@ class Trial:
     robust_acc: float | None = None
     seconds: float = 0.0
     epochs: float = 0.0
+    wall: float = 0.0
+    """Seconds from its begin to its end, in the start in which it ended."""
     begun: int = 0
     """How often it was begun or continued."""
     ended_at: float = 0.0

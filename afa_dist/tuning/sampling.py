@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from afa_dist.distributed import derive_seed
 from afa_dist.tuning.parameters import Choice, Params, Range, Space, Value
-from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, RUNNING, Trial
+from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, RUNNING, Trial
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -107,7 +107,8 @@ def as_optuna(trial: Trial, space: Space) -> FrozenTrial:
     import optuna
 
     states = optuna.trial.TrialState
-    state = {RUNNING: states.RUNNING, FINISHED: states.COMPLETE, PRUNED: states.COMPLETE, FAILED: states.FAIL}[trial.state]
+    failed = {FAILED: states.FAIL, PASSED: states.FAIL}  # one that was passed on is no trial of its options alone
+    state = {RUNNING: states.RUNNING, FINISHED: states.COMPLETE, PRUNED: states.COMPLETE, **failed}[trial.state]
     values = {FINISHED: trial.point, PRUNED: (0.0, 0.0)}.get(trial.state)
     if trial.state == FINISHED and values is None:  # nothing was measured
         state = states.FAIL
@@ -116,5 +117,5 @@ def as_optuna(trial: Trial, space: Space) -> FrozenTrial:
         values=values,
         params=trial.params,
         distributions={key: parameter.distribution() for key, parameter in space.items()},
-        system_attrs=trial.memory,
+        system_attrs=trial.memory if trial.state != PASSED else {},
     )

@@ -15,7 +15,7 @@ from afa_dist.config.tune import TuneConfig
 from afa_dist.tuning.front import front_of, hypervolume
 from afa_dist.tuning.parameters import Params, Range, Space
 from afa_dist.tuning.pruning import Rungs
-from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, RUNNING, Trial, TrialStore, ended, finished
+from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, RUNNING, Trial, TrialStore, ended, finished
 from afa_dist.tuning.sampling import propose
 
 OVER_BUDGET = "budget_hours"
@@ -64,28 +64,43 @@ class Search:
     @property
     def left(self) -> int:
         """How many trials are still to be begun or continued."""
-        return max(0, self.config.max_trials - len(self.trials)) + len(self._waiting)
+        return max(0, self.total - len(self.trials)) + len(self._waiting)
+
+    @property
+    def total(self) -> int:
+        """How many trials it is to have."""
+        return self.config.max_trials
+
+    @property
+    def waits(self) -> bool:
+        """Whether there may be a next trial later, although there is none now."""
+        return False
 
     def next(self) -> Trial | None:
-        """The trial to run now; None where there is none, for good."""
+        """The trial to run now; None where there is none, for good unless the search `waits`."""
         if self.over_budget and not self.stopping:
             self.stopping = OVER_BUDGET
         if self.stopping:
             return None
         if self._waiting:
             return self._begin(self._waiting.pop(0))
-        while len(self.trials) < self.config.max_trials:
-            proposal = propose(self.config.search, self.space, self.seed, self.trials, self.config.max_trials)
-            if proposal is None:
+        while len(self.trials) < self.total:
+            trial = self._propose()
+            if trial is None:
                 return None
-            params, memory = self._short(proposal[0]), proposal[1]
-            trial = Trial(number=len(self.trials), params=params, memory=memory)
             self.trials.append(trial)
-            if why := self.refusal(params, trial.name):
+            if why := self.refusal(trial.params, trial.name):
                 self._end(trial, FAILED, f"these options do not go together: {why}")
                 continue
             return self._begin(trial)
         return None
+
+    def _propose(self) -> Trial | None:
+        """A new trial; None where there is none, or not yet (`waits`)."""
+        proposal = propose(self.config.search, self.space, self.seed, self.trials, self.config.max_trials)
+        if proposal is None:
+            return None
+        return Trial(number=len(self.trials), params=self._short(proposal[0]), memory=proposal[1])
 
     def measured(self, number: int, progress: float, epochs: float, point: tuple[float, float]) -> str:
         """Take in a measurement of a trial; returns why it should end, or an empty text."""
@@ -117,6 +132,13 @@ class Search:
         trial = self.trials[number]
         trial.seconds, trial.epochs = facts["seconds"], facts["epochs"]
         self._end(trial, PRUNED, trial.reason)
+
+    def pass_on(self, number: int, clean_acc: float, robust_acc: float, facts: Mapping[str, Any]) -> None:
+        """A member of a population came to the end of its generation."""
+        trial = self.trials[number]
+        trial.clean_acc, trial.robust_acc = clean_acc, robust_acc
+        trial.seconds, trial.epochs = facts["seconds"], facts["epochs"]
+        self._end(trial, PASSED, "")
 
     def fail(self, number: int, reason: str) -> None:
         """A trial cannot go on."""
@@ -151,7 +173,7 @@ class Search:
         trial.state, trial.reason = state, reason
         trial.order = len(ended(self.trials))
         trial.ended_at = round(self.seconds, 2)
-        self._since.pop(trial.number, None)
+        trial.wall = round(self.seconds - self._since.pop(trial.number, self.seconds), 2)
         self._save(trial)
         self.on_change(trial)
 

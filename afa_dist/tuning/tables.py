@@ -26,6 +26,7 @@ def write_trials(path: Path, trials: Sequence[Trial], space: Space, rungs: int) 
         "clean_acc": [trial.clean_acc for trial in trials],
         "robust_acc": [trial.robust_acc for trial in trials],
         "seconds": [float(trial.seconds) for trial in trials],
+        "wall": [float(trial.wall) for trial in trials],
         "epochs": [float(trial.epochs) for trial in trials],
         "begun": [trial.begun for trial in trials],
         "order": [trial.order for trial in trials],

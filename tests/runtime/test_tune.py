@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from afa_dist.evaluation.summary import wilson_interval
 from afa_dist.report.evaluations import read_evaluation
@@ -284,6 +285,28 @@ def test_a_wide_trial_has_workers_of_its_own(ray_cluster, tmp_path):
     assert trials[1]["state"] in ("finished", "pruned")
     starts = starts_of(tmp_path, 0)
     assert starts[-1]["workers"][-1]["workers"] == 2
+
+
+def test_a_population_trains_schedules(ray_cluster, tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "optimiser.lr: {loguniform: [0.001, 0.3]}\nfinetune.beta: {loguniform: [0.5, 20]}\n"
+    )
+    arguments = ["--space", "space.yaml", "--search", "pbt", "--population.size", 4, "--population.interval", 2]
+    code, shown, message = tune(tmp_path, *arguments, "--final-attacks", "pgd-2")
+    assert code == 0, shown + message
+    trials = trials_in(tmp_path)
+    assert [t["state"] for t in trials] == ["passed on"] * 4 + ["finished"] * 4
+    for trial in trials[4:]:
+        folder = tmp_path / "runs/s/trials"
+        rows = (folder / f"{trial['number']:04}" / "finetune/metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["epoch"] for row in rows if '"validation"' in row] == [3, 4]
+    parents = [t["memory"]["parent"] for t in trials[4:]]
+    worst = min(range(4), key=lambda n: trials[n]["clean_acc"] + trials[n]["robust_acc"])
+    assert len(set(parents)) == 3 and worst not in parents
+    knee = json.loads((tmp_path / "runs/s/best/knee/choice.json").read_text())["trial"]
+    schedule = yaml.safe_load((tmp_path / f"runs/s/front/{knee:04}.yaml").read_text())["schedule"]
+    assert [part["epochs"] for part in schedule] == [[0.0, 2.0], [2.0, 4]]
+    assert schedule[-1]["options"] == trials[knee]["params"]
 
 
 def test_what_the_cluster_cannot_hold_is_refused_with_the_arithmetic(ray_cluster, tmp_path):
