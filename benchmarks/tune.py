@@ -5,8 +5,8 @@ training, and what is left of a search whose driver is killed.
     python benchmarks/tune.py --seeds 0 --trials 12
 
 Each search is the real command in a process of its own: joint AFA + TRADES on scikit-learn's digits (tune_spaces/joint.py),
-short trials, as many at once as there are cores. For each seed: TPE with pruning, TPE without, random without. Prints tables
-and writes results/tune.json.
+short trials, as many at once as there are cores. For each seed: TPE with pruning, TPE without, random without. Prints a
+table and writes results/tune.json.
 """
 
 from __future__ import annotations
