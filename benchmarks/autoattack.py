@@ -61,7 +61,7 @@ def train_digits(folder: Path) -> Path:
     """A small classifier with some robustness."""
     run = FinetuneRun(
         mode="full",
-        model=ModelConfig(width=16),
+        model=ModelConfig(width=12),
         attack=ClassifierAttackConfig(eps=0.2, steps=5, step_size=0.1, warmup=0.3),
         optimiser=OptimiserConfig(lr=0.1),
         schedule=ScheduleConfig(epochs=12, batch_size=64, warmup=0.1),

@@ -3,5 +3,5 @@
 from ray import tune
 
 
-def space():
-    return {"attack.eps": tune.uniform(0.05, 0.3)}
+def space(threat):
+    return {"attack.eps": tune.uniform(0.25 * threat.eps, 1.5 * threat.eps)}

@@ -4,9 +4,9 @@ ends."""
 from ray import tune
 
 
-def space():
+def space(threat):
     return {
         "pretrain.method.temperature": tune.loguniform(0.03, 1.0),
-        "pretrain.attack.eps": tune.uniform(0.05, 0.3),
-        "finetune.attack.eps": tune.uniform(0.05, 0.3),
+        "pretrain.attack.eps": tune.uniform(0.25 * threat.eps, 1.5 * threat.eps),
+        "finetune.attack.eps": tune.uniform(0.25 * threat.eps, 1.5 * threat.eps),
     }

@@ -3,8 +3,8 @@
 from ray import tune
 
 
-def space():
+def space(threat):
     return {
-        "finetune.attack.eps": tune.choice([0.1, 0.2]),
+        "finetune.attack.eps": tune.choice([threat.eps / 2, threat.eps]),
         "finetune.beta": tune.choice([1.0, 6.0]),
     }

@@ -20,7 +20,7 @@ from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.search_result import conclude
 from afa_dist.cli.search_shown import SearchProgress, describe_trial
 from afa_dist.cli.trial_runs import Trials, image_problems, space_problems
-from afa_dist.config import BaseRun, TrainingRun
+from afa_dist.config import BaseRun, ThreatConfig, TrainingRun
 from afa_dist.config.fields import hints_of, pixels, to_mapping
 from afa_dist.config.tune import TuneConfig, TuneRun
 from afa_dist.data.catalogue import DataSplits, load_splits
@@ -105,9 +105,9 @@ def check(config: TuneConfig, arguments: Arguments) -> Prepared:
     problems: list[Problem] = []
     space, trials, splits = None, None, None
     with collected(problems):
-        space = read_space(config.space)
-    with collected(problems):
         trials = _trials(config, arguments)
+    with collected(problems):
+        space = read_space(config.space, trials.base.evaluate.threat if trials else ThreatConfig())
     if space is not None and trials is not None:
         problems.extend(space_problems(space, trials))
         problems.extend(_grid_problems(config, space))

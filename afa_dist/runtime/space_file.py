@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import math
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from afa_dist.config import ThreatConfig
 from afa_dist.config.fields import fraction
 from afa_dist.errors import Problem, UserError
 from afa_dist.runtime.cluster import before_ray
@@ -20,8 +22,10 @@ NAMES = ("uniform", "quniform", "loguniform", "randint", "qrandint", "lograndint
 """Distributions that a YAML file may name; their numbers are those that Ray Tune's functions take."""
 
 
-def read_space(path: str) -> dict[str, Parameter]:
+def read_space(path: str, threat: ThreatConfig) -> dict[str, Parameter]:
     """The search space in a file, by dotted option; whether there are such options is not looked at.
+
+    threat: the ball that is measured; a function `space(threat)` is given it, so that one file serves many data sets.
 
     Raises:
         UserError: there is no such file, its code fails, or it gives something else than bounded distributions.
@@ -32,7 +36,7 @@ def read_space(path: str) -> dict[str, Parameter]:
     if not file.is_file():
         raise UserError.one("space", f"{path} is not a file{_near(file)}")
     before_ray()
-    given = _from_yaml(file) if file.suffix in (".yaml", ".yml") else _from_python(file)
+    given = _from_yaml(file) if file.suffix in (".yaml", ".yml") else _from_python(file, threat)
     if not isinstance(given, Mapping) or not given:
         raise UserError.one("space", f"{path} gives {given!r}, not a mapping from options to distributions")
     problems, space = [], {}
@@ -91,15 +95,17 @@ def _plain(value: Any) -> Any:
     return fraction(value) if isinstance(value, str) else value
 
 
-def _from_python(file: Path) -> Any:
+def _from_python(file: Path, threat: ThreatConfig) -> Any:
     spec = importlib.util.spec_from_file_location(f"afa_dist_space_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError.one("space", f"{file} is neither Python (.py) nor YAML (.yaml)")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        function: Callable[[], Any] | None = getattr(module, "space", None)
-        return function() if callable(function) else _no_function(file)
+        function: Callable[..., Any] | None = getattr(module, "space", None)
+        if not callable(function):
+            return _no_function(file)
+        return function(threat) if inspect.signature(function).parameters else function()
     except UserError:
         raise
     except Exception as error:

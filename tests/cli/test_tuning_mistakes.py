@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from afa_dist.cli import tuning
+from afa_dist.config import ThreatConfig
 from afa_dist.runtime.space_file import read_space
 from afa_dist.tuning.parameters import Choice, Range
 
@@ -162,8 +163,8 @@ def space():
     }
     (tmp_path / "space.py").write_text(python)
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(named))
-    found = read_space(str(tmp_path / "space.py"))
-    assert found == read_space(str(tmp_path / "space.yaml"))
+    found = read_space(str(tmp_path / "space.py"), ThreatConfig())
+    assert found == read_space(str(tmp_path / "space.yaml"), ThreatConfig())
     assert found["c"] == Range(1, 4, whole=True)  # Ray's upper end is not included
     assert found["f"] == Range(1, 8, log=True, whole=True)
     assert found["e"] == Range(0, 1, step=0.25)
