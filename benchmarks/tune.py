@@ -77,7 +77,7 @@ def points_of(trials: list[Trial]) -> list[tuple[float, float]]:
 def test_points(directory: Path) -> list[tuple[float, float]]:
     """Accuracies of the front on test images."""
     points = []
-    for path in sorted(directory.glob("measured/*/evaluation/summary.json")):
+    for path in sorted(directory.glob("measured/*/*/evaluation/summary.json")):
         found = json.loads(path.read_text())["accuracies"]
         points.append((found["clean"]["accuracy"], found["pgd-20"]["accuracy"]))
     return points

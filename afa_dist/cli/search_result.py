@@ -40,8 +40,10 @@ from afa_dist.tuning.search import Search
 from afa_dist.tuning.tables import rows_of, write_front, write_trials
 
 
-def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirectory, room: TrialRoom) -> None:
+def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirectory, room: TrialRoom, held_out: int) -> None:
     """Measure the front, write all results, and show them.
+
+    held_out: images that trials were compared on.
 
     Raises:
         TrainingError: no trial came to its end.
@@ -52,6 +54,8 @@ def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirecto
     if found is None:
         reasons = list(dict.fromkeys(trial.reason for trial in search.trials if trial.state == FAILED))
         raise TrainingError(f"no trial came to its end{': ' if reasons else ''}{'; '.join(reasons[:3])}")
+    for path in (directory.path / "front").glob("*.yaml"):
+        path.unlink()  # of an earlier front; it is made from what stays
     commands = {trial.number: _write_way(trials, trial, search, directory) for trial in rows_of(found)}
     say(f"front: {counted(len(found.front), 'trial')} of {len(search.trials)}, by held-out images")
     tested: dict[int, dict[str, Any]] = {}
@@ -59,7 +63,7 @@ def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirecto
         tested[trial.number] = _measured(run, trials, trial, room)
     write_front(directory.path / "front.csv", found, search.space, tested, commands)
     _write_best(run, trials, found, directory, commands)
-    facts = SearchFacts(run, search, found, tested, commands, directory)
+    facts = SearchFacts(run, search, found, tested, commands, directory, held_out)
     report = _report(facts)
     say(front_table(run, search, found, tested))
     if requirement is not None and found.required is None:
@@ -130,7 +134,8 @@ def model_of(run: TuneRun, trials: Trials, trial: Trial) -> str:
 
 def evaluation_of(run: TuneRun, trials: Trials, trial: Trial, room: TrialRoom | None) -> EvaluateRun:
     """The measurement of a trial on test images, by as many workers as there is room for."""
-    name = f"{trials.name}/{'retrained' if run.final == 'retrain' else 'measured'}/{trial.name}"
+    folder = "retrained" if run.final == "retrain" else "measured"
+    name = f"{trials.name}/{folder}/{'+'.join(run.final_attacks)}/{trial.name}"
     scaling = run.scaling
     if room is not None:
         workers = room.at_once * max(1, room.placement.workers)

@@ -65,6 +65,9 @@ class TuneConfig(Section):
     max_trials: int = setting(24, "trials in all, those of earlier starts included; grid: all combinations", ge=1)
     budget_hours: float = setting(0.0, "hours of searching, those of earlier starts included; 0 = no limit", ge=0)
     at_once: int = setting(0, "trials at once; 0 = as many as there is room for", ge=0)
+    trial_gpus: float = setting(
+        1.0, "part of a GPU that a trial of one worker takes, where there are GPUs: 0.25 puts four on one", gt=0, le=1
+    )
     max_failures: int = setting(2, "how often a trial is begun again whose process or node is lost", ge=0)
     resume: bool = setting(False, "refuse to begin a new search: there must be one to go on with")
     length: float = setting(1.0, "part of the recipe's epochs that a trial trains, in each stage", gt=0, le=1)

@@ -27,7 +27,9 @@ from afa_dist.tuning.tables import rows_of
 
 @dataclasses.dataclass(frozen=True)
 class SearchFacts:
-    """tested: summaries of evaluations on test images, commands: that train a trial at full length, by trials' numbers."""
+    """tested: summaries of evaluations on test images, commands: that train a trial at full length, by trials' numbers.
+    held_out: images that trials were compared on.
+    """
 
     run: TuneRun
     search: Search
@@ -35,6 +37,7 @@ class SearchFacts:
     tested: Mapping[int, Mapping[str, Any]]
     commands: Mapping[int, str]
     directory: RunDirectory
+    held_out: int
 
 
 def write_search_report(facts: SearchFacts, path: Path) -> None:
@@ -53,7 +56,7 @@ def _front(facts: SearchFacts) -> Section:
         "front",
         "Front",
         f"Trials that no other one beats in both accuracies, measured in {threat.norm} eps {pixels(threat.eps)}. They were "
-        "compared and chosen on held-out training images; test images were looked at only afterwards.",
+        f"compared and chosen on {facts.held_out} held-out training images; test images were looked at only afterwards.",
     )
     space = list(facts.search.space)
     columns = ["trial", "chosen as", *space, "held-out clean", "held-out robust"]
@@ -72,7 +75,7 @@ def _front(facts: SearchFacts) -> Section:
         rows.append(cells)
     section.tables.append(Table("The front, accuracies in %", columns, rows))
     words = "Each point is a trial; the pointer shows its options. Error bars are 95 % intervals."
-    data = charts.front_chart(facts.search.trials, facts.found, facts.tested)
+    data = charts.front_chart(facts.search.trials, facts.found, facts.tested, facts.held_out)
     section.figures.append(Figure("Clean against robust accuracy", words, data))
     commands = "\n".join(f"# trial {trial.name}\n{facts.commands[trial.number]}" for trial in rows_of(facts.found))
     section.details.append(("Commands that train each point with the recipe's epochs", commands))

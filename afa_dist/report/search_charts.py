@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from afa_dist.evaluation.summary import accuracy
 from afa_dist.report.charts import Chart, chart
 from afa_dist.tuning.choice import Found
 from afa_dist.tuning.front import Point, hypervolume
@@ -26,28 +27,39 @@ def words_of(trial: Trial) -> str:
     return "<br>".join(line.replace("<", "&lt;") for line in lines)
 
 
-def front_chart(trials: Sequence[Trial], found: Found, tested: Mapping[int, Mapping[str, Any]]) -> Chart:
-    """Clean against robust accuracy: the front, what it dominates, where pruned trials ended, and test accuracies."""
+def front_chart(trials: Sequence[Trial], found: Found, tested: Mapping[int, Mapping[str, Any]], held_out: int) -> Chart:
+    """Clean against robust accuracy: the front, what it dominates, where pruned trials ended, and test accuracies; both
+    kinds of points of the front with 95 % intervals.
+
+    held_out: images of the front's own accuracies.
+    """
     front = list(found.front)
     behind = [trial for trial in finished(trials) if trial not in front]
     pruned = [trial for trial in trials if trial.state == PRUNED and trial.rungs]
+    own = [tuple(accuracy(round(share * held_out), held_out) for share in _point(trial)) for trial in front]
     traces = [
         _dots("pruned, when they ended", pruned, [trial.rungs[max(trial.rungs)] for trial in pruned], 7, "x-thin-open"),
         _dots("dominated, held-out", behind, [_point(trial) for trial in behind], 3, "circle-open"),
         {**_dots("front, held-out", front, [_point(trial) for trial in front], 0, "circle"), "mode": "lines+markers"},
     ]
+    traces[-1] |= _intervals(own)
     shown = [trial for trial in trials if trial.number in tested]
     if shown:
         entries = [_entries(tested[trial.number]) for trial in shown]
         points = [(clean["accuracy"], robust["accuracy"]) for clean, robust in entries]
         label = tested[shown[0].number]["label"]
-        trace = _dots(f"front, test images: {label}", shown, points, 1, "diamond")
-        for axis, place in (("error_x", 0), ("error_y", 1)):
-            high = [100 * (pair[place]["interval_95"][1] - pair[place]["accuracy"]) for pair in entries]
-            low = [100 * (pair[place]["accuracy"] - pair[place]["interval_95"][0]) for pair in entries]
-            trace[axis] = {"type": "data", "array": _round(high), "arrayminus": _round(low), "thickness": 1}
-        traces.append(trace)
+        traces.append(_dots(f"front, test images: {label}", shown, points, 1, "diamond") | _intervals(entries))
     return chart([trace for trace in traces if trace["x"]], _CLEAN, _ROBUST, hovermode="closest")
+
+
+def _intervals(pairs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Error bars of pairs of accuracies, as summaries hold them."""
+    bars = {}
+    for axis, place in (("error_x", 0), ("error_y", 1)):
+        high = [100 * (pair[place]["interval_95"][1] - pair[place]["accuracy"]) for pair in pairs]
+        low = [100 * (pair[place]["accuracy"] - pair[place]["interval_95"][0]) for pair in pairs]
+        bars[axis] = {"type": "data", "array": _round(high), "arrayminus": _round(low), "thickness": 0.8, "width": 2}
+    return bars
 
 
 def hypervolume_chart(trials: Sequence[Trial]) -> Chart:
@@ -102,14 +114,14 @@ def importance_chart(importance: Mapping[str, Mapping[str, float]]) -> Chart:
     return chart(traces, "share of the variance explained (fANOVA)", "", barmode="group")
 
 
-def contour_chart(trials: Sequence[Trial], space: Space, pair: tuple[str, str], accuracy: str) -> Chart | None:
+def contour_chart(trials: Sequence[Trial], space: Space, pair: tuple[str, str], measure: str) -> Chart | None:
     """One accuracy over two options, interpolated between finished trials; None where they lie on a line."""
     from scipy.interpolate import griddata
     from scipy.spatial import QhullError
 
     done = finished(trials)
     xs, ys = (np.array([_number(trial.params[key]) for trial in done]) for key in pair)
-    values = np.array([100 * getattr(trial, accuracy) for trial in done])
+    values = np.array([100 * getattr(trial, measure) for trial in done])
     logs = [getattr(space[key], "log", False) for key in pair]
     u, v = (np.log(values_) if log else values_ for values_, log in zip((xs, ys), logs, strict=True))
     if np.ptp(u) == 0 or np.ptp(v) == 0:

@@ -104,6 +104,9 @@ def _entries(directory: RunDirectory, place: str) -> Iterator[Entry]:
         what = "holds no finished evaluation, analysis, pipeline or fine-tuning run"
         if (directory.path / "evaluation").is_dir():
             what = "holds an evaluation that is not finished; repeat its command"
+        if (directory.path / "trials").is_dir():
+            what = f"is a search, whose page is {directory.path / 'report.html'}; to compare its models, name what is in "
+            what += str(directory.path / "measured")
         raise UserError.one("runs", f"{place} {what}")
 
 

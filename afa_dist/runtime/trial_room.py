@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from afa_dist.config import ScalingConfig
+from afa_dist.config.tune import TuneConfig
 from afa_dist.errors import UserError
 from afa_dist.runtime.placement import Placement, room
 
@@ -16,6 +18,8 @@ class TrialRoom:
 
     placement: Placement
     at_once: int
+    gpus: float = 1.0
+    """Part of a GPU that a trial of one worker takes."""
 
     @property
     def wide(self) -> bool:
@@ -29,7 +33,7 @@ class TrialRoom:
         """
         if self.wide:
             return {"node:__internal_head__": 0.001}
-        return {"CPU": float(self.placement.threads), **({"GPU": 1.0} if self.placement.gpu else {})}
+        return {"CPU": float(self.placement.threads), **({"GPU": self.gpus} if self.placement.gpu else {})}
 
     def describe(self) -> str:
         what = (
@@ -42,22 +46,27 @@ class TrialRoom:
 
 
 def trial_room(
-    scaling: ScalingConfig, at_once: int, nodes: Sequence[Mapping[str, float]], cluster: str | None, most: int
+    scaling: ScalingConfig,
+    nodes: Sequence[Mapping[str, float]],
+    cluster: str | None,
+    config: TuneConfig,
 ) -> TrialRoom:
     """The room for trials on `nodes` (resources of each alive node).
 
-    scaling: of one trial; its workers are those of a trial. at_once: 0 for as many as fit, at most `most`.
+    scaling: of one trial; its workers are those of a trial.
 
     Raises:
         UserError: one trial, or as many at once as are asked for, can never fit; with the arithmetic.
     """
-    workers = max(1, scaling.fewest)
+    workers, at_once = max(1, scaling.fewest), config.at_once
+    share = config.trial_gpus if workers == 1 else 1.0
     gpus = sum(node.get("GPU", 0) for node in nodes)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
     threads = scaling.threads or _threads(nodes, gpu)
-    fitting = room(nodes, threads, gpu)
+    in_shares = [{**node, "GPU": int(node.get("GPU", 0)) * math.floor(1 / share + 1e-9)} for node in nodes]
+    fitting = room(in_shares, threads, gpu)
     need = f"{workers} worker{'s' if workers > 1 else ''} x {threads} CPU{'s' if threads > 1 else ''}"
-    need += " and a GPU each" if gpu else ""
+    need += f" and {'a GPU' if share == 1 else f'{share:g} GPUs'} each" if gpu else ""
     have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
     if fitting < workers:
         what = f"a trial takes {need}, for which there is no room: the nodes have {have}, so {fitting} workers fit"
@@ -67,8 +76,9 @@ def trial_room(
     if at_once * workers > fitting:
         what = f"{at_once} trials of {need} are {at_once * workers} workers, but the nodes have {have}: {fitting} fit"
         raise UserError.one("at_once", f"{what}; use at most {fitting // workers}, or 0")
+    most = config.population.size if config.search == "pbt" else config.max_trials
     placement = Placement(workers if workers > 1 else 0, gpu, threads, cluster)
-    return TrialRoom(placement, at_once or max(1, min(fitting // workers, most)))
+    return TrialRoom(placement, at_once or min(fitting // workers, most), share)
 
 
 def _threads(nodes: Sequence[Mapping[str, float]], gpu: bool) -> int:

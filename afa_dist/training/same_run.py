@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "max_trials",
     "budget_hours",
     "at_once",
+    "trial_gpus",
     "max_failures",
     "resume",
     "require",

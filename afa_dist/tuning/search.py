@@ -45,6 +45,8 @@ class Search:
         self._waiting = [trial for trial in self.trials if trial.state == RUNNING]
         """Begun in an earlier start, and not yet in this one."""
         self._began = time.monotonic()
+        # A start that was killed could not say how long it had been.
+        self.seconds_before = max([self.seconds_before, *(trial.ended_at for trial in self.trials)])
         self._since: dict[int, float] = {}
         """When the trials that run now were begun, on the search's clock."""
 

@@ -16,6 +16,7 @@ import yaml
 from afa_dist.evaluation.summary import wilson_interval
 from afa_dist.report.evaluations import read_evaluation
 from afa_dist.tuning.front import front_of
+from tests.nodes import nodes_of
 from tests.report.browser import Seen
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -87,7 +88,7 @@ def test_a_search_ends_with_a_front_that_is_measured(searched):
     assert [int(row[0]) for row in rows[1 : 1 + len(front_of(points))]] == [finished[i]["number"] for i in front_of(points)]
     for row in rows[1:]:
         values = dict(zip(rows[0], row, strict=True))
-        evaluation = read_evaluation(str(folder / f"runs/s/measured/{int(values['trial']):04}"))
+        evaluation = read_evaluation(str(folder / f"runs/s/measured/pgd-2/{int(values['trial']):04}"))
         right, images = (evaluation.summary["accuracies"]["pgd-2"][name] for name in ("right", "images"))
         assert evaluation.eps == 0.2
         assert float(values["test_robust_low"]) == pytest.approx(wilson_interval(right, images)[0])
@@ -332,3 +333,22 @@ def test_it_runs_as_a_ray_job_and_leaves_when_its_time_is_up(ray_cluster, tmp_pa
     assert "budget_hours 0.00333333 is used up" in done.stdout
     states = {t["state"] for t in trials_in(tmp_path)}
     assert "finished" in states and len(trials_in(tmp_path)) < 50
+
+
+def test_a_lost_node_costs_its_trials_what_came_after_their_checkpoints(tmp_path):
+    """Two nodes of one CPU each; the one that is not the driver's is killed with the trial on it."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    arguments = ["--space", "space.yaml", "--max-trials", 2, "--final", "none", "--finetune.schedule.epochs", 12]
+    arguments += ["--pruning.rule", "none", "--scaling.threads", 1]
+    with nodes_of() as cluster, (tmp_path / "log.txt").open("w") as log:
+        second = cluster.add()
+        driver = subprocess.Popen(command_of(tmp_path, *arguments), cwd=tmp_path, stdout=log, stderr=log, env=cluster.env)
+        saved = [tmp_path / f"runs/s/trials/{number:04}/finetune/checkpoints" for number in (0, 1)]
+        wait_for(lambda: all(folder.is_dir() and any(folder.glob("step-*")) for folder in saved))
+        cluster.kill(second)
+        assert driver.wait(timeout=240) == 0, (tmp_path / "log.txt").read_text()
+    assert [t["state"] for t in trials_in(tmp_path)] == ["finished", "finished"]
+    starts = [starts_of(tmp_path, number) for number in (0, 1)]
+    assert sorted(map(len, starts)) == [1, 2]
+    again = max(starts, key=len)[-1]
+    assert again["workers"][0]["step"] > 0

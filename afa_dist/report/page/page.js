@@ -16,7 +16,7 @@
       const colour = css(`--c${meta.colour % 8}`);
       own.line = { ...trace.line, color: colour };
       own.marker = { ...trace.marker, color: colour };
-      if (trace.error_y) own.error_y = { ...trace.error_y, color: colour };
+      for (const bars of ["error_x", "error_y"]) if (trace[bars]) own[bars] = { ...trace[bars], color: colour };
     }
     if (meta.classes) {
       const colours = meta.classes.map(classColour);
