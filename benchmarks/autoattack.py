@@ -1,6 +1,6 @@
 """AutoAttack's standard version by jobs/evaluate.py's evaluator, against the package pyautoattack alone: answers and time.
 
-    python benchmarks/autoattack.py                                  # a small network on 500 digits; some 25 minutes
+    python benchmarks/autoattack.py                                  # a small network on 500 digits; about an hour
     python benchmarks/autoattack.py --model runs/x/finetune --images 200 --eps 8/255
 
 The same images and network, one thread a process: pyautoattack's own `run_standard_evaluation`; our evaluator in one
