@@ -3,7 +3,7 @@
 # make test-robustbench    RobustBench's own code on an exported model, in an environment of its own (.venv-robustbench)
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
-# make bench   all benchmarks, one after the other: about an hour on 2 idle cores; records under results/
+# make bench   all benchmarks, one after the other: about two hours on 2 idle cores; records under results/
 # Everything is installed into .venv (about 6 GB: torch brings its GPU libraries along).
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ test-robustbench: $(ROBUSTBENCH)/.made
 	$(ROBUSTBENCH)/bin/python -m pytest tests/robustbench
 
 bench: $(VENV)/.test
-	for name in loss traffic startup step scaling threads autoattack; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in loss traffic startup step scaling threads autoattack tune; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

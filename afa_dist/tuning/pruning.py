@@ -77,7 +77,7 @@ class Rungs:
     def describe(self) -> str:
         """The rule, for people."""
         if not self.rungs:
-            return "none: all trials run to their end"
+            return "never"
         where = f"{', '.join(f'{rung:g}' for rung in self.rungs)} {MEASURES[self.config.unit]}"
         if self.config.rule == "pareto":
             return f"at {where}, if another trial is better by {100 * self.config.margin:g} points in both accuracies"
