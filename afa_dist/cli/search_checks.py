@@ -49,7 +49,8 @@ def resolve(arguments: Arguments) -> tuple[type[TuneConfig], dict[str, Any]]:
     typed = recipes.nest(arguments.overrides)
     values = recipes.merge(section, {key: value for key, value in typed.items() if key in hints_of(TuneConfig)})
     if values.get("search") == "pbt":  # the worst members give way, none ends early
-        values["pruning"] = recipes.merge(values.get("pruning") or {}, {"rule": "none"})
+        pruning = values.get("pruning")
+        values["pruning"] = recipes.merge(pruning if isinstance(pruning, Mapping) else {}, {"rule": "none"})
     return TuneConfig, values
 
 
@@ -131,6 +132,12 @@ def _population_problems(config: TuneConfig, space: Space, trials: Trials) -> li
         bare = key.removeprefix(f"{last}.")
         if bare.split(".")[0] in ("model", "data", "schedule", "ema", "mode", "method") and bare != "method.temperature":
             problems.append(Problem(key, "cannot change while weights are taken over (search pbt)"))
+        if bare == "afa_weight" and 0 in space[key].ends:
+            problems.append(Problem(key, "takes 0, which makes another network (search pbt); begin above it"))
+    if trials.base.scaling.fewest > 1:
+        problems.append(Problem("scaling.workers", "more than one a member is not possible with search pbt; use 1"))
+    if training.validation.patience:
+        problems.append(Problem("validation.patience", "ends members early, which wait for each other (search pbt); use 0"))
     every = training.validation.every_epochs
     if config.population.interval % every:
         what = f"{config.population.interval} is no multiple of validation.every_epochs, {every}: members are compared then"

@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from afa_dist.tuning.choice import Found, found_in
 from afa_dist.tuning.parameters import tell
 from afa_dist.tuning.population import Population, lineage
 from afa_dist.tuning.record import FAILED, Trial
-from afa_dist.tuning.search import Search
+from afa_dist.tuning.search import OVER_BUDGET, Search
 from afa_dist.tuning.tables import rows_of, write_front, write_trials
 
 
@@ -53,6 +53,8 @@ def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirecto
     found = found_in(search.trials, requirement)
     if found is None:
         reasons = list(dict.fromkeys(trial.reason for trial in search.trials if trial.state == FAILED))
+        if search.stopping == OVER_BUDGET:
+            reasons.insert(0, f"budget_hours {run.budget_hours:g} was used up before")
         raise TrainingError(f"no trial came to its end{': ' if reasons else ''}{'; '.join(reasons[:3])}")
     for path in (directory.path / "front").glob("*.yaml"):
         path.unlink()  # of an earlier front; it is made from what stays
@@ -60,9 +62,12 @@ def conclude(run: TuneRun, trials: Trials, search: Search, directory: RunDirecto
     say(f"front: {counted(len(found.front), 'trial')} of {len(search.trials)}, by held-out images")
     tested: dict[int, dict[str, Any]] = {}
     for trial in rows_of(found) if run.final != "none" else []:
-        tested[trial.number] = _measured(run, trials, trial, room)
+        try:
+            tested[trial.number] = _measured(run, trials, trial, room)
+        except TrainingError as error:
+            warnings.warn(f"trial {trial.name} could not be measured: {error}", stacklevel=2)
     write_front(directory.path / "front.csv", found, search.space, tested, commands)
-    _write_best(run, trials, found, directory, commands)
+    _write_best(run, trials, found, directory, commands, set(tested))
     facts = SearchFacts(run, search, found, tested, commands, directory, held_out)
     report = _report(facts)
     say(front_table(run, search, found, tested))
@@ -89,8 +94,8 @@ def front_table(run: TuneRun, search: Search, found: Found, tested: Mapping[int,
         assert trial.point is not None
         cells = [trial.name, *(tell(trial.params[key]) for key in search.space), *map(percent, trial.point)]
         if tested:
-            found_here = tested[trial.number]["accuracies"]
-            cells += [accuracy_words(found_here["clean"]), accuracy_words(found_here[attacked[0]])]
+            accuracies = tested[trial.number]["accuracies"] if trial.number in tested else {}
+            cells += [accuracy_words(accuracies[name]) if accuracies else "-" for name in ("clean", attacked[0])]
         table.add_row(*cells, ", ".join(found.roles(trial)))
     return table
 
@@ -141,7 +146,11 @@ def evaluation_of(run: TuneRun, trials: Trials, trial: Trial, room: TrialRoom | 
         workers = room.at_once * max(1, room.placement.workers)
         scaling = dataclasses.replace(scaling, workers=workers, threads=room.placement.threads)
     return dataclasses.replace(
-        full_run(trials, trial).evaluate, model=model_of(run, trials, trial), name=name, scaling=scaling
+        full_run(trials, trial).evaluate,
+        model=model_of(run, trials, trial),
+        name=name,
+        scaling=scaling,
+        gpu_share=room.gpus if room is not None else 1.0,
     )
 
 
@@ -155,8 +164,15 @@ def _measured(run: TuneRun, trials: Trials, trial: Trial, room: TrialRoom) -> di
     return evaluating.measure(evaluation, check_evaluation(evaluation), f"measure trial {trial.name}")
 
 
-def _write_best(run: TuneRun, trials: Trials, found: Found, directory: RunDirectory, commands: Mapping[int, str]) -> None:
-    """A folder for each chosen trial: the model to publish, its recipe, and why it was chosen."""
+def _write_best(
+    run: TuneRun,
+    trials: Trials,
+    found: Found,
+    directory: RunDirectory,
+    commands: Mapping[int, str],
+    measured: Collection[int],
+) -> None:
+    """A folder for each chosen trial: the model to publish if it was measured, its recipe, and why it was chosen."""
     for role, trial in (("knee", found.knee), ("required", found.required)):
         folder = directory.path / "best" / role
         if folder.is_dir() and (trial is None or read_choice(folder) != trial.number):
@@ -174,7 +190,7 @@ def _write_best(run: TuneRun, trials: Trials, found: Found, directory: RunDirect
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "choice.json", chosen)
         write_text(folder / "recipe.yaml", (directory.path / "front" / f"{trial.name}.yaml").read_text())
-        if run.final != "none":
+        if trial.number in measured:
             _export(run, trials, trial, folder / "model")
 
 

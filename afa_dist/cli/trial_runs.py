@@ -31,6 +31,7 @@ FIXED = {
     "data.train_limit": "trials are compared on the same images",
     "data.test_limit": "trials are compared on the same images",
     "data.image_size": "trials are compared on the same images",
+    "schedule.epochs": "trials are compared after the same epochs; how many, says the recipe (or length)",
     "seed": "the best of many seeds is luck; all trials have the same",
     "name": "the search names its trials",
     "runs_dir": "the search has a folder for its trials",
@@ -91,11 +92,24 @@ class Trials:
         """
         typed = recipes.merge(self.typed, recipes.nest(params))
         run = build(PipelineRun, stage_values(self.recipe, {**typed, "name": name}))
+        if run.pretrain is not None and run.pretrain.model != run.finetune.model:
+            raise UserError.one("finetune.model", "differs from pretrain.model; name model.* for both stages")
         # Whatever was sampled, the measurement stays the same.
         threat, attacks = self.base.evaluate.threat, self.config.final_attacks
         stages: dict[str, Any] = {stage: _validated_in(training, threat) for stage, training in stages_of(run).items()}
         return dataclasses.replace(
-            run, **stages, evaluate=dataclasses.replace(run.evaluate, threat=threat, attacks=attacks, fast=False)
+            run,
+            **stages,
+            evaluate=dataclasses.replace(
+                run.evaluate,
+                threat=threat,
+                attacks=attacks,
+                fast=False,
+                part="test",
+                shard="",
+                merge=False,
+                time_limit=0.0,
+            ),
         )
 
     @property

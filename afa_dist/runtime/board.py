@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ray
 from ray.experimental import internal_kv
 
 from afa_dist.training.recorder import OnRow
@@ -163,6 +164,23 @@ class SearchBoard:
     def clear(self) -> None:
         """Forget everything."""
         _soon(_delete, f"{self._search}/", True)
+
+
+def note_group(directory: str) -> None:
+    """Say, from a worker, which of Ray's placement groups the workers of the run in `directory` are in."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        _soon(_put, f"group/{directory}", group.id.hex())
+
+
+def remove_left_group(directory: str) -> None:
+    """Free what workers of a run hold whose driver was killed. Ray does so itself only with a dashboard; without it whoever
+    comes after them would wait for their places for good."""
+    with _unanswered():
+        if found := _get(f"group/{directory}"):
+            identity = ray.PlacementGroupID(bytes.fromhex(found))
+            ray.util.remove_placement_group(ray.util.placement_group.PlacementGroup(identity))
+            _delete(f"group/{directory}")
 
 
 class TrialBoard:

@@ -16,7 +16,7 @@ from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import Stopped, TrainingError, UserError
-from afa_dist.runtime.board import WorkerBoard
+from afa_dist.runtime.board import WorkerBoard, note_group
 from afa_dist.runtime.sharing import SharedImages, same_images
 from afa_dist.training.agreement import agree
 from afa_dist.training.execution import keep_freed_memory
@@ -58,6 +58,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         assert splits is not None
         if world.is_main:
             board.began()
+            note_group(config["directory"])
         warnings = Warnings(board.asked_to_stop, cluster=_preempted)
         return {"summary": train(run, splits, directory, world, board.row, warnings, board.trouble)}
     except Stopped as stopped:

@@ -85,7 +85,7 @@ def _converted(value: Any) -> Parameter:
     log = isinstance(sampler, sample.LogUniform)
     if isinstance(sampler, sample.Normal) or not math.isfinite(value.lower) or not math.isfinite(value.upper):
         raise ValueError("has no bounds, so it cannot be checked before; use uniform, loguniform or choice")
-    if log and step > 1:
+    if log and step and not (whole and step == 1):
         raise ValueError("has steps and a logarithm, which do not go together; leave out one, or list the values (choice)")
     return Range(float(value.lower), high, log, 0.0 if log else step, whole)
 

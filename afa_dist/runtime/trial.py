@@ -7,6 +7,7 @@ reported by itself. One worker trains here; more are an inner group of Ray Train
 from __future__ import annotations
 
 import dataclasses
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from afa_dist.address import runs_root
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Stopped, TrainingError, UserError
-from afa_dist.runtime.board import TrialBoard
+from afa_dist.runtime.board import TrialBoard, remove_left_group
 from afa_dist.runtime.launch import launch
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
@@ -33,8 +34,9 @@ class Task:
     """What a process of a trial is told.
 
     search: identity of this start of the search. stages: the runs, in their order. offsets: see `Trials.offsets`. images:
-    None where they are too large to be shared. placement: where one trial computes. until: epochs after which a member of
-    a population is passed on, 0 = to the end. parent: run directory of the member that it goes on from, or None.
+    None where they are too large to be shared. placement: where one trial computes. record: the trial's file, as the driver
+    sees it. until: epochs after which a member of a population is passed on, 0 = to the end. parent: run directory of the
+    member that it goes on from, or None.
     """
 
     search: str
@@ -44,6 +46,7 @@ class Task:
     images: SharedImages | None
     fingerprint: str
     placement: Placement
+    record: str = ""
     until: int = 0
     parent: str | None = None
 
@@ -61,6 +64,8 @@ def run_trial(config: dict[str, Any]) -> None:
         course.report(**course.train())
     except Stopped as stopped:
         ended = "passed on" if course.passed_on else "pruned" if course.verdict else "stopped"
+        if ended == "stopped" and not course.board.asked_to_stop():
+            raise  # the run is no longer this process's own, or its node is taken away: it is begun again elsewhere
         clean, robust = course.point
         facts = {"clean_acc": clean, "robust_acc": robust, "seconds": course.seconds(), "epochs": course.epochs}
         course.report(kind=ended, reason=str(stopped), **facts)
@@ -96,13 +101,16 @@ class _Course:
     def train(self) -> dict[str, Any]:
         """All stages, those that are finished left out; returns what it came to."""
         summary: dict[str, Any] = {}
+        _check_shared(self.task)
         for stage, run in self.task.stages.items():
             directory = RunDirectory.of(run)
+            _wait_until_free(directory)
             self._retell(stage, directory)
-            if reason := self.stop():
-                raise Stopped(reason)
             if not directory.finished():
-                _wait_until_free(directory)
+                if reason := self.stop():
+                    raise Stopped(reason)
+                if self.task.placement.workers:
+                    remove_left_group(str(directory.path))
                 if self.task.parent is not None:
                     take_over(Path(self.task.parent), directory)
                 launch(run, self._splits(run), self.task.placement, self._on_row(stage), self.stop)
@@ -137,7 +145,9 @@ class _Course:
             return
         progress, self.epochs = self._at(stage, row["epoch"])
         self.point = (row["clean_acc"], row["robust_acc"])
-        self.report(kind="measured", progress=progress, epochs=self.epochs, point=self.point)
+        run = self.task.stages[stage]
+        measure = f"{stage}, PGD-{row.get('pgd_steps', run.validation.steps)}"
+        self.report(kind="measured", progress=progress, epochs=self.epochs, point=self.point, measure=measure)
         self.verdict = self.board.verdict()
         if 0 < self.task.until <= self.epochs and not self.verdict:
             self.passed_on, self.verdict = True, "the end of its generation"
@@ -161,6 +171,16 @@ def everywhere(stages: Mapping[str, TrainingRun]) -> dict[str, TrainingRun]:
         stage: dataclasses.replace(absolute(run), runs_dir=str(runs_root(run.runs_dir).resolve()))
         for stage, run in stages.items()
     }
+
+
+def _check_shared(task: Task) -> None:
+    """
+    Raises:
+        TrainingError: this machine does not see the folder of the search.
+    """
+    if not Path(task.record).is_file():
+        where = f"{Path(task.record).parent} on {socket.gethostname()} is not the folder that the driver sees"
+        raise TrainingError(f"{where}; use a runs_dir that all nodes share")
 
 
 def _wait_until_free(directory: RunDirectory) -> None:

@@ -62,8 +62,9 @@ def trial_room(
     share = config.trial_gpus if workers == 1 else 1.0
     gpus = sum(node.get("GPU", 0) for node in nodes)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
-    threads = scaling.threads or _threads(nodes, gpu)
-    in_shares = [{**node, "GPU": int(node.get("GPU", 0)) * math.floor(1 / share + 1e-9)} for node in nodes]
+    parts = math.floor(1 / share + 1e-9)
+    threads = scaling.threads or _threads(nodes, gpu, parts)
+    in_shares = [{**node, "GPU": int(node.get("GPU", 0)) * parts} for node in nodes]
     fitting = room(in_shares, threads, gpu)
     need = f"{workers} worker{'s' if workers > 1 else ''} x {threads} CPU{'s' if threads > 1 else ''}"
     need += f" and {'a GPU' if share == 1 else f'{share:g} GPUs'} each" if gpu else ""
@@ -81,8 +82,7 @@ def trial_room(
     return TrialRoom(placement, at_once or min(fitting // workers, most), share)
 
 
-def _threads(nodes: Sequence[Mapping[str, float]], gpu: bool) -> int:
-    """One CPU a trial; beside a GPU, the CPUs that come to each."""
-    if not gpu:
-        return 1
-    return max(1, min(int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1))
+def _threads(nodes: Sequence[Mapping[str, float]], gpu: bool, parts: int) -> int:
+    """One CPU a trial; beside GPUs, the CPUs that come to each of their parts."""
+    each = [int(node.get("CPU", 0) // (node["GPU"] * parts)) for node in nodes if node.get("GPU", 0) >= 1]
+    return max(1, min(each)) if gpu and each else 1

@@ -5,6 +5,7 @@ Tune's own state is written to a folder that is thrown away, and never read back
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import tempfile
@@ -26,7 +27,7 @@ from afa_dist.runtime.sharing import share
 from afa_dist.runtime.trial import Task, everywhere, run_trial
 from afa_dist.runtime.trial_room import TrialRoom
 from afa_dist.training.warned import heed_signals
-from afa_dist.tuning.record import Trial
+from afa_dist.tuning.record import FILE, Trial
 from afa_dist.tuning.search import OVER_BUDGET, Search
 
 POLL_SECONDS = 0.2
@@ -37,6 +38,7 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads it
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a process that is used again must have ended its trial
     "TUNE_MAX_PENDING_TRIALS_PG": "auto",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -59,6 +61,7 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
     if not search.left:
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials say themselves what became of them
     identity = secrets.token_hex(8)
     board = SearchBoard(identity)
     images = share({"train": splits.train, "held_out": splits.held_out, "test": splits.test})
@@ -74,6 +77,7 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
             images=images,
             fingerprint=splits.fingerprint(),
             placement=room.placement,
+            record=str((search.store.folder(trial) / FILE).resolve()),
             until=trial.memory.get("until", 0),
             parent=_parent_of(trial, search, list(runs)[-1]),
         )
@@ -92,9 +96,8 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
                 thread.join(STOP_SECONDS)
                 raise
             if thread.error is not None:
-                raise TrainingError(
-                    f"Ray Tune gave up: {_first_line(thread.error)}; the same command continues"
-                ) from thread.error
+                why = _last_line(str(thread.error)) or type(thread.error).__name__
+                raise TrainingError(f"Ray Tune gave up: {why}; the same command continues") from thread.error
             if search.stopping not in ("", OVER_BUDGET):
                 raise Stopped(search.stopping)
     finally:
@@ -126,17 +129,19 @@ class _Course:
     def look(self, signalled: str) -> None:
         """Stop everything if there was a warning, or time is up."""
         with self.lock:
-            if signalled and not self.search.stopping:
+            if signalled and self.search.stopping in ("", OVER_BUDGET):
                 self.search.stopping = signalled
-            if self.search.over_budget or self.search.stopping:
-                self.board.stop_all(self.search.stopping or OVER_BUDGET)
+            if self.search.over_budget and not self.search.stopping:
+                self.search.stopping = OVER_BUDGET
+            if self.search.stopping:
+                self.board.stop_all(self.search.stopping)
 
     def event(self, event: Mapping[str, Any]) -> None:
         """What a trial told."""
         with self.lock:
             search, number, kind = self.search, event["number"], event["kind"]
             if kind == "measured":
-                why = search.measured(number, event["progress"], event["epochs"], event["point"])
+                why = search.measured(number, event["progress"], event["epochs"], event["point"], event["measure"])
                 if why:
                     self.board.give_verdict(number, why)
             elif kind == "finished":
@@ -193,9 +198,23 @@ class _Events(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """It was lost more often than allowed."""
+        self._lost(trial)
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Tune does not tell of all that it gives up: not of those whose process ends between two trials."""
+        for trial in trials:
+            if trial.status == TuneTrial.ERROR:
+                self._lost(trial)
+
+    def _lost(self, trial: TuneTrial) -> None:
         with self._course.lock:
-            number = self._course.numbers[trial.trial_id]
-            self._course.search.fail(number, _lost_words(trial))
+            search, number = self._course.search, self._course.numbers[trial.trial_id]
+            if not any(other.number == number for other in search.running):
+                return
+            if search.stopping:  # whoever stops a search may end its processes too
+                search.pause(number)
+            else:
+                search.fail(number, _lost_words(trial))
 
 
 def _tuner(course: _Course, room: TrialRoom, folder: Path) -> tune.Tuner:
@@ -237,11 +256,14 @@ class _Thread(threading.Thread):
 
 
 def _lost_words(trial: TuneTrial) -> str:
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] if error else []
-    return f"lost {trial.num_failures} times: {lines[-1] if lines else 'Ray names no reason'}"
+    """How a trial was lost, in the last words of what Ray noted."""
+    try:
+        noted = Path(trial.error_file).read_text() if trial.error_file else ""
+    except OSError:
+        noted = ""
+    return f"lost {trial.num_failures} times: {_last_line(noted) or 'Ray names no reason'}"
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,13 @@ class Range:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """The values whose neighbours on one side are not allowed."""
-        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+        """The values whose neighbours on one side are not allowed, and an uneven one between them: an option for whole
+        numbers takes 1.0, and nothing that lies between."""
+        if self.whole:
+            return int(self.low), int(self.high)
+        inner = self.low + (math.floor(0.6 * (self.high - self.low) / self.step) * self.step if self.step else 0.0)
+        uneven = self.low + 0.6180339887 * (self.high - self.low)
+        return self.low, self.high, inner if self.step else float(f"{uneven:.4g}")
 
     def words(self) -> str:
         kind = ", by its logarithm" if self.log else ""
@@ -41,7 +47,10 @@ class Range:
 
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step) or 1)
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step or None)
+        if self.step:
+            steps = math.floor((self.high - self.low) / self.step + 1e-9)
+            return FloatDistribution(self.low, self.low + steps * self.step, step=self.step)
+        return FloatDistribution(self.low, self.high, log=self.log)
 
 
 @dataclasses.dataclass(frozen=True)

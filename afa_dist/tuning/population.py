@@ -17,7 +17,7 @@ from afa_dist.distributed import derive_seed
 from afa_dist.tuning.front import Point, front_of
 from afa_dist.tuning.parameters import Choice, Parameter, Params, Range, Value
 from afa_dist.tuning.record import FAILED, PASSED, Trial
-from afa_dist.tuning.sampling import propose
+from afa_dist.tuning.sampling import count_of, on_grid, propose
 from afa_dist.tuning.search import Search
 
 FACTORS = (0.8, 1.25)
@@ -48,7 +48,7 @@ class Population(Search):
         number, size = len(self.trials), self.population.size
         generation, member = divmod(number, size)
         if generation == 0:
-            proposal = propose("random", self.space, self.seed, self.trials, size)
+            proposal = propose("random", self.space, self.seed, self.trials)
             return self._member(number, 0, proposal[0] if proposal else self._any_of_first(number), None)
         before = self.trials[(generation - 1) * size : generation * size]
         if any(trial.order < 0 for trial in before):
@@ -67,7 +67,7 @@ class Population(Search):
 
     def _any_of_first(self, number: int) -> Params:
         """A space may have fewer combinations than there are members."""
-        return self.trials[number % len(self.trials)].params
+        return self.trials[number % int(count_of(self.space))].params
 
     def _parents(self, before: Sequence[Trial], generation: int) -> list[Trial] | None:
         """For each member whose weights it goes on from; None where all are lost."""
@@ -85,7 +85,7 @@ class Population(Search):
 
     def _changed(self, params: Params, number: int) -> Params:
         draw = random.Random(derive_seed("changes", self.seed, number))  # noqa: S311 - no secret
-        fresh = propose("random", self.space, self.seed, self.trials, self.total)
+        fresh = propose("random", self.space, self.seed, self.trials)
         changed: Params = {}
         for key, parameter in self.space.items():
             if fresh and draw.random() < self.population.resample:
@@ -110,7 +110,7 @@ def neighbour(value: Value, parameter: Parameter, draw: random.Random) -> Value:
             steps += 1 if up else -1
         moved = parameter.low + steps * step
     moved = min(max(moved, parameter.low), parameter.high)
-    return int(moved) if parameter.whole else moved
+    return int(moved) if parameter.whole and not parameter.step else on_grid(moved, parameter)
 
 
 def ranked_by_fronts(points: Sequence[Point], score: Callable[[Point], float]) -> list[int]:

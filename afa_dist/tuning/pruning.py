@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from afa_dist.config.tune import PruningConfig
 from afa_dist.tuning.front import Point, dominates
-from afa_dist.tuning.record import Trial
+from afa_dist.tuning.record import FAILED, Trial
 
 MEASURES = {"epochs": "epochs", "passes": "forward passes an image"}
 
@@ -38,7 +38,14 @@ class Rungs:
 
     def verdict(self, trial: Trial, rung: int, others: Sequence[Trial]) -> str:
         """Why `trial`, just measured at `rung`, should end; empty if it should go on."""
-        points = {other.number: other.rungs[rung] for other in others if rung in other.rungs and other is not trial}
+        points = {
+            other.number: other.rungs[rung]
+            for other in others
+            if rung in other.rungs
+            and other is not trial
+            and other.state != FAILED  # what diverges later has proved nothing
+            and other.measures.get(rung) == trial.measures.get(rung)
+        }
         own = trial.rungs[rung]
         if self.config.rule == "pareto":
             return self._dominated(own, points, rung)

@@ -40,6 +40,8 @@ class Trial:
     reason: str = ""
     order: int = -1
     rungs: dict[int, Point] = dataclasses.field(default_factory=dict)
+    measures: dict[int, str] = dataclasses.field(default_factory=dict)
+    """How these were measured: only accuracies of the same stage and attack are compared."""
     clean_acc: float | None = None
     robust_acc: float | None = None
     seconds: float = 0.0
@@ -97,6 +99,7 @@ def _read(path: Path) -> Trial:
     try:
         values = json.loads(path.read_text())
         values["rungs"] = {int(rung): (point[0], point[1]) for rung, point in values["rungs"].items()}
+        values["measures"] = {int(rung): str(measure) for rung, measure in values.get("measures", {}).items()}
         known = {field.name for field in dataclasses.fields(Trial)}
         trial = Trial(**{key: value for key, value in values.items() if key in known})
     except (ValueError, KeyError, TypeError, IndexError) as error:

@@ -25,27 +25,22 @@ DRAWS = 20
 STARTUP = 8
 """Random trials before TPE proposes any."""
 
-FEWEST, MOST = 4, 50
-"""Individuals in a generation of NSGA-II: a quarter of all trials, within these bounds."""
+POPULATION = 8
+"""Individuals in a generation of NSGA-II. Not of `max_trials`, which may change while a search goes on."""
 
 
-def propose(
-    search: str, space: Space, seed: int, trials: Sequence[Trial], max_trials: int
-) -> tuple[Params, dict[str, Any]] | None:
+def propose(search: str, space: Space, seed: int, trials: Sequence[Trial]) -> tuple[Params, dict[str, Any]] | None:
     """Options for the next trial, and what the sampler wants to be kept with it; None where all were tried.
 
     search: "tpe", "nsga2", "random" or "grid". trials: all so far.
     """
-    if search == "grid":
-        points = combinations(space)
-        return (points[len(trials)], {}) if len(trials) < len(points) else None
     tried = [trial.params for trial in trials]
-    if len(tried) >= count_of(space):
+    if search == "grid" or len(tried) >= count_of(space):
         left = [point for point in combinations(space) if point not in tried]
         return (left[0], {}) if left else None
     for draw in range(DRAWS):
         # After half of them, by chance: a sampler may insist on what it found best.
-        sampler = _sampler(search if draw < DRAWS // 2 else "random", seed, len(trials), draw, max_trials)
+        sampler = _sampler(search if draw < DRAWS // 2 else "random", seed, len(trials), draw)
         params, memory = _ask(sampler, space, trials)
         if params not in tried:
             return params, memory
@@ -77,7 +72,15 @@ def values_of(parameter: Range | Choice) -> list[Value]:
     return [parameter.low + index * step for index in range(count)]
 
 
-def _sampler(search: str, seed: int, number: int, draw: int, max_trials: int) -> BaseSampler:
+def on_grid(value: Value, parameter: Range | Choice) -> Value:
+    """A value of a range in steps as `values_of` has it: sums of steps can differ in their last digit."""
+    if isinstance(parameter, Choice) or not parameter.step or not isinstance(value, int | float):
+        return value
+    values = values_of(parameter)
+    return values[min(max(round((value - parameter.low) / parameter.step), 0), len(values) - 1)]
+
+
+def _sampler(search: str, seed: int, number: int, draw: int) -> BaseSampler:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -85,7 +88,7 @@ def _sampler(search: str, seed: int, number: int, draw: int, max_trials: int) ->
     if search == "tpe":
         return optuna.samplers.TPESampler(seed=own, n_startup_trials=STARTUP, multivariate=True, constant_liar=True)
     if search == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=own, population_size=min(MOST, max(FEWEST, max_trials // 4)))
+        return optuna.samplers.NSGAIISampler(seed=own, population_size=POPULATION)
     return optuna.samplers.RandomSampler(seed=own)
 
 
@@ -97,7 +100,7 @@ def _ask(sampler: BaseSampler, space: Space, trials: Sequence[Trial]) -> tuple[P
     study.add_trials([as_optuna(trial, space) for trial in trials])
     asked = study.ask(distributions)
     memory = study.get_trials(deepcopy=False)[-1].system_attrs
-    return {key: asked.params[key] for key in space}, dict(memory)
+    return {key: on_grid(asked.params[key], space[key]) for key in space}, dict(memory)
 
 
 def as_optuna(trial: Trial, space: Space) -> FrozenTrial:

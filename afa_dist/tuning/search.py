@@ -99,27 +99,31 @@ class Search:
 
     def _propose(self) -> Trial | None:
         """A new trial; None where there is none, or not yet (`waits`)."""
-        proposal = propose(self.config.search, self.space, self.seed, self.trials, self.config.max_trials)
+        proposal = propose(self.config.search, self.space, self.seed, self.trials)
         if proposal is None:
             return None
         return Trial(number=len(self.trials), params=self._short(proposal[0]), memory=proposal[1])
 
-    def measured(self, number: int, progress: float, epochs: float, point: tuple[float, float]) -> str:
-        """Take in a measurement of a trial; returns why it should end, or an empty text."""
+    def measured(self, number: int, progress: float, epochs: float, point: tuple[float, float], measure: str = "") -> str:
+        """Take in a measurement of a trial; returns why it should end, or an empty text.
+
+        measure: in which stage it was made, and how; only equal ones are compared.
+        """
         trial = self.trials[number]
         if trial.state != RUNNING:
             return trial.reason or "it has ended"
         trial.epochs = max(trial.epochs, epochs)
         rung = self.rungs.reached(trial, progress)
         if rung is not None:
-            trial.rungs[rung] = point
+            trial.rungs[rung], trial.measures[rung] = point, measure
+        elif trial.reason:
+            return trial.reason  # told before, and not heard
         # Of two trials the one that was compared first is not spared: what comes later may beat it where it was.
         known = rung if rung is not None or self.rungs.config.rule == "asha" else max(trial.rungs, default=None)
         why = self.rungs.verdict(trial, known, self.trials) if known is not None else ""
-        if rung is not None:
+        trial.reason = why
+        if rung is not None or why:
             self._save(trial)
-        if why:
-            trial.reason = why  # written when the trial has stopped; until then it would only be judged again
         return why
 
     def finish(self, number: int, clean_acc: float, robust_acc: float, facts: Mapping[str, Any]) -> None:
@@ -187,7 +191,7 @@ class Search:
         short: Params = {}
         for key, value in params.items():
             parameter = self.space[key]
-            if isinstance(value, float) and isinstance(parameter, Range):
+            if isinstance(value, float) and isinstance(parameter, Range) and not parameter.step:
                 value = min(max(float(f"{value:.4g}"), parameter.low), parameter.high)
             short[key] = value
         return short

@@ -36,7 +36,8 @@ SPACES = [
     ("pretrain.method.temperature: {uniform: [0.1, 1]}", ["pretrain.method.temperature", "is not an option"]),
     ("method.temperature: {uniform: [0, 1]}", ["method.temperature", "takes 0", "above 0"]),
     ("finetune.beta: {uniform: [-1, 1]}", ["finetune.beta", "takes -1", "at least 0"]),
-    ("finetune.attack.steps: {uniform: [1, 2.5]}", ["finetune.attack.steps", "takes 2.5", "whole number"]),
+    ("finetune.attack.steps: {uniform: [1, 8]}", ["finetune.attack.steps", "takes 5.326", "whole number"]),
+    ("finetune.schedule.epochs: [4, 8]", ["finetune.schedule.epochs", "cannot be searched", "length"]),
     ("finetune.objective: [trades, mart]", ["finetune.objective", "takes mart", "pgd, ce, trades"]),
     ("finetune.attack.eps: {uniform: [0.1, 8]}", ["finetune.attack.eps", "takes 8", "8/255"]),
     ("evaluate.threat.eps: [0.1, 0.2]", ["evaluate.threat.eps", "cannot be searched", "threat model is the same"]),
@@ -71,6 +72,10 @@ PYTHON = [
     ("def space():\n    return {\n        'a': missing}\n", ["line 3", "NameError"]),
     ("def space(:\n", ["SyntaxError"]),
     ("from ray import tune\ndef space():\n    return {'finetune.beta': tune.randn(0, 1)}\n", ["has no bounds"]),
+    (
+        "from ray import tune\ndef space():\n    return {'finetune.beta': tune.qloguniform(0.5, 2, 0.5)}\n",
+        ["finetune.beta", "has steps and a logarithm"],
+    ),
     (
         "from ray import tune\ndef space():\n    return {'finetune.beta': tune.sample_from(lambda c: 1)}\n",
         ["is Function, whose values cannot be known before"],
@@ -108,6 +113,9 @@ OPTIONS = [
     (["--resume"], ["resume", "there is no search in"]),
     (["--baseline.lr", "1"], ["baseline"]),
     (["--max-trials", "0"], ["max_trials", "at least 1"]),
+    (["--scaling.device", "gpu"], ["scaling.workers", "1 worker x 1 CPU and a GPU each", "0 GPUs"]),
+    (["--search", "pbt", "--scaling.workers", "2"], ["scaling.workers", "search pbt"]),
+    (["--search", "pbt", "--final", "retrain"], ["final", "cannot repeat a schedule"]),
 ]
 
 

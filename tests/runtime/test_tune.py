@@ -288,6 +288,22 @@ def test_a_wide_trial_has_workers_of_its_own(ray_cluster, tmp_path):
     assert starts[-1]["workers"][-1]["workers"] == 2
 
 
+def test_a_wide_trial_whose_process_is_killed_gets_its_workers_back(tmp_path):
+    """Without a dashboard Ray would keep their places for those that are gone."""
+    (tmp_path / "space.yaml").write_text("finetune.beta: [6.0, 3.0]\n")
+    arguments = ["--space", "space.yaml", "--max-trials", 1, "--final", "none", "--scaling.workers", 2]
+    arguments += ["--finetune.schedule.epochs", 40]
+    with nodes_of(head_cpus=2) as cluster, (tmp_path / "log.txt").open("w") as log:
+        driver = subprocess.Popen(command_of(tmp_path, *arguments), cwd=tmp_path, stdout=log, stderr=log, env=cluster.env)
+        checkpoints = tmp_path / "runs/s/trials/0000/finetune/checkpoints"
+        wait_for(lambda: checkpoints.is_dir() and any(checkpoints.glob("step-*")))
+        (victim,) = trial_processes()
+        victim.kill()
+        assert driver.wait(timeout=180) == 0, (tmp_path / "log.txt").read_text()
+    assert [t["state"] for t in trials_in(tmp_path)] == ["finished"]
+    assert len(starts_of(tmp_path, 0)) == 2
+
+
 def test_a_population_trains_schedules(ray_cluster, tmp_path):
     (tmp_path / "space.yaml").write_text(
         "optimiser.lr: {loguniform: [0.001, 0.3]}\nfinetune.beta: {loguniform: [0.5, 20]}\n"

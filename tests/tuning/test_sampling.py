@@ -9,7 +9,7 @@ import pytest
 from afa_dist.tuning.front import hypervolume
 from afa_dist.tuning.parameters import Choice, Range
 from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, RUNNING, Trial
-from afa_dist.tuning.sampling import propose
+from afa_dist.tuning.sampling import propose, values_of
 
 SPACE = {
     "a": Range(0.01, 1.0, log=True),
@@ -24,7 +24,7 @@ def history(search, seed, count, space=SPACE, outcome=lambda n, params: (params[
     """A search in which each trial ends before the next one begins."""
     trials = []
     for number in range(count):
-        params, memory = propose(search, space, seed, trials, count)
+        params, memory = propose(search, space, seed, trials)
         clean, robust = outcome(number, params)
         trials.append(
             Trial(
@@ -55,7 +55,7 @@ def test_proposals_depend_on_the_seed_and_on_what_is_known_alone(search):
 def test_a_small_space_is_tried_to_its_end_and_no_further(search):
     seen = []
     for number in range(9):
-        proposal = propose(search, SMALL, 0, seen, 9)
+        proposal = propose(search, SMALL, 0, seen)
         if proposal is None:
             break
         seen.append(Trial(number=number, params=proposal[0], state=FINISHED, order=number, clean_acc=0.5, robust_acc=0.5))
@@ -67,7 +67,7 @@ def test_a_small_space_is_tried_to_its_end_and_no_further(search):
 def test_trials_of_all_states_are_taken_in(search):
     states = [RUNNING, FINISHED, PRUNED, FAILED]
     trials = [dataclasses.replace(t, state=states[t.number % 4]) for t in history(search, 0, 16)]
-    params, _ = propose(search, SPACE, 0, trials, 24)
+    params, _ = propose(search, SPACE, 0, trials)
     assert set(params) == set(SPACE)
 
 
@@ -85,3 +85,16 @@ def test_a_sampler_finds_more_than_chance(search):
         for name in (search, "random")
     }
     assert sum(areas[search]) > sum(areas["random"])
+
+
+@pytest.mark.parametrize("search", ["tpe", "random", "grid"])
+@pytest.mark.parametrize(
+    "steps", [Range(0.1, 0.5, step=0.1), Range(0.0, 16 / 255, step=1 / 255), Range(2, 14, step=3, whole=True)], ids=str
+)
+def test_ranges_in_steps_are_tried_to_their_end_too(search, steps):
+    """Sums of steps differ in their last digit from multiples of them."""
+    space, seen = {"s": steps}, []
+    while (proposal := propose(search, space, 0, seen)) is not None:
+        seen.append(Trial(number=len(seen), params=proposal[0], state=FINISHED, clean_acc=0.5, robust_acc=0.5))
+        assert len(seen) <= 17
+    assert sorted(t.params["s"] for t in seen) == values_of(steps)

@@ -143,3 +143,29 @@ def test_unknown_keys_of_a_later_version_are_passed_over(tmp_path):
     path = tmp_path / "0000" / "trial.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": 1}))
     assert search_in(tmp_path).trials[0].state == FINISHED
+
+
+def test_a_verdict_outlives_the_driver(tmp_path):
+    """Of halving it depends on the moment, so that it could not be found again."""
+    asha = PruningConfig(rule="asha", rungs=(0.25,), reduction=3)
+    search = search_in(tmp_path, asha)
+    good, bad = search.next(), search.next()
+    assert search.measured(good.number, 2.0, 2.0, (0.5, 0.5)) == ""
+    why = search.measured(bad.number, 2.0, 2.0, (0.5, 0.4))
+    again = search_in(tmp_path, asha)
+    assert again.measured(bad.number, 2.0, 2.0, (0.5, 0.4)) == why != ""
+
+
+def test_only_what_was_measured_alike_is_compared_and_nothing_with_what_failed(tmp_path):
+    search = search_in(tmp_path)
+    trials = [search.next() for _ in range(4)]
+    assert search.measured(trials[0].number, 2.0, 2.0, (0.9, 0.9), "finetune, PGD-10") == ""
+    assert search.measured(trials[1].number, 2.0, 2.0, (0.5, 0.5), "finetune, PGD-5") == ""
+    assert search.measured(trials[2].number, 2.0, 2.0, (0.8, 0.8), "pretrain, PGD-10") == ""
+    assert "trial 0000" in search.measured(trials[3].number, 2.0, 2.0, (0.5, 0.5), "finetune, PGD-10")
+    search.fail(trials[0].number, "diverged")
+    again = search_in(tmp_path)
+    other = again.next()
+    while other.number < 4:
+        other = again.next()
+    assert again.measured(other.number, 2.0, 2.0, (0.5, 0.5), "finetune, PGD-10") == ""
