@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray.experimental import internal_kv
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from afa_dist.training.recorder import OnRow
 
@@ -168,7 +169,7 @@ class SearchBoard:
 
 def note_group(directory: str) -> None:
     """Say, from a worker, which of Ray's placement groups the workers of the run in `directory` are in."""
-    group = ray.util.get_current_placement_group()
+    group = get_current_placement_group()
     if group is not None:
         _soon(_put, f"group/{directory}", group.id.hex())
 
@@ -179,7 +180,7 @@ def remove_left_group(directory: str) -> None:
     with _unanswered():
         if found := _get(f"group/{directory}"):
             identity = ray.PlacementGroupID(bytes.fromhex(found))
-            ray.util.remove_placement_group(ray.util.placement_group.PlacementGroup(identity))
+            remove_placement_group(PlacementGroup(identity))
             _delete(f"group/{directory}")
 
 

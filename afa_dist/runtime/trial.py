@@ -104,13 +104,13 @@ class _Course:
         _check_shared(self.task)
         for stage, run in self.task.stages.items():
             directory = RunDirectory.of(run)
+            if self.task.placement.workers:
+                remove_left_group(str(directory.path))  # its workers hold the directory too
             _wait_until_free(directory)
             self._retell(stage, directory)
             if not directory.finished():
                 if reason := self.stop():
                     raise Stopped(reason)
-                if self.task.placement.workers:
-                    remove_left_group(str(directory.path))
                 if self.task.parent is not None:
                     take_over(Path(self.task.parent), directory)
                 launch(run, self._splits(run), self.task.placement, self._on_row(stage), self.stop)
