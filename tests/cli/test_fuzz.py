@@ -9,7 +9,7 @@ import pytest
 from afa_dist.cli import analysing, evaluating, training
 from afa_dist.cli.specification import leaves
 from afa_dist.config import AnalyseRun, EvaluateRun, FinetuneRun, PretrainRun
-from afa_dist.config.fields import Section
+from afa_dist.config.fields import Section, strip_annotation
 from tests.cli.test_mistakes import check_message, job
 from tests.data import test_parquet
 
@@ -66,8 +66,8 @@ def wrong_options(cls: type[Section]) -> list[tuple[str, list[str]]]:
     for name, hint, field in leaves(cls):
         cases += [(name, [f"--{name}={text}"]) for text in wrong_values(hint, field)]
         cases.append((f"{name}x", [f"--{name}x", "1"]))
-        if "." in name:
-            cases.append((name, [f"--{name}"]))  # without a value
+        if "." in name and strip_annotation(hint) is not bool:
+            cases.append((name, [f"--{name}"]))  # without a value, which switches do not need
     return cases
 
 
