@@ -139,7 +139,7 @@ def test_a_finished_search_is_read_back_and_can_be_made_longer(searched):
     assert code == 0, message
     assert trials_in(folder) == before
     assert "continues: 7 trials have ended, 0 go on" in shown
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 120
     code, _, message = tune(folder, *arguments, "--pruning.margin", 0.5)
     assert code == 2
     assert "pruning.margin: recorded 0.02, now 0.5" in message
@@ -180,7 +180,7 @@ def test_the_page_in_a_browser(searched, browser):
 SPACE = "finetune.attack.eps: {uniform: [0.05, 0.3]}\nfinetune.beta: {loguniform: [0.5, 20]}\n"
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=150):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
@@ -297,6 +297,7 @@ def test_a_wide_trial_whose_process_is_killed_gets_its_workers_back(tmp_path):
         driver = subprocess.Popen(command_of(tmp_path, *arguments), cwd=tmp_path, stdout=log, stderr=log, env=cluster.env)
         checkpoints = tmp_path / "runs/s/trials/0000/finetune/checkpoints"
         wait_for(lambda: checkpoints.is_dir() and any(checkpoints.glob("step-*")))
+        wait_for(lambda: len(list(trial_processes())) == 1)  # those of a test before this one need a moment to vanish
         (victim,) = trial_processes()
         victim.kill()
         assert driver.wait(timeout=180) == 0, (tmp_path / "log.txt").read_text()
