@@ -19,7 +19,6 @@ class SearchProgress:
     def __init__(self, search: Search) -> None:
         self._ended_before = _ended(search)
         self._began = self._last_line = time.monotonic()
-        self._shown = ""
         self._bar = Progress(
             TextColumn("search"),
             BarColumn(bar_width=24),

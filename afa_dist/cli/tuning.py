@@ -17,7 +17,7 @@ from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.search_checks import RECORD, Prepared, check, directory_problems, resolve, run_of, trials_of
 from afa_dist.cli.search_result import conclude
 from afa_dist.cli.search_shown import SearchProgress, describe_trial
-from afa_dist.config import BaseRun, TrainingRun
+from afa_dist.config import BaseRun, ScalingConfig, TrainingRun
 from afa_dist.config.fields import pixels, to_mapping
 from afa_dist.config.tune import TuneConfig, TuneRun
 from afa_dist.runtime.cluster import alive_nodes, session
@@ -74,8 +74,8 @@ def describe(config: TuneConfig, prepared: Prepared) -> None:
     say(f"directory: {where_of(run)}")
 
 
-def _ray(run: BaseRun) -> Any:
-    """The scaling that a session is asked for: Ray, with the cores that there are; how many trials fit is seen then."""
+def _of_session(run: BaseRun) -> ScalingConfig:
+    """What a session is asked for: Ray, with the cores that there are; how many trials fit is seen then."""
     return dataclasses.replace(run.scaling, workers=1, threads=1)
 
 
@@ -84,7 +84,7 @@ def execute(config: TuneConfig, prepared: Prepared) -> None:
     describe(config, prepared)
     run = prepared.run
     directory = RunDirectory.of(run)
-    with directory.locked(OTHERS_SECONDS), session(_ray(run)) as placement:
+    with directory.locked(OTHERS_SECONDS), session(_of_session(run)) as placement:
         raise_any(directory_problems(run, prepared.space, prepared.splits))  # nobody else writes now
         room = trial_room(run.scaling, alive_nodes(), placement.cluster, config)
         say(f"room for {room.describe()}")
@@ -136,5 +136,5 @@ def search_of(prepared: Prepared, directory: RunDirectory) -> Search:
         "seconds_before": float(recorded.get("seconds", 0.0)),
     }
     if config.search == "pbt":
-        return Population(**facts, population=config.population, epochs=prepared.trials.epochs)
+        return Population(**facts, epochs=prepared.trials.epochs)
     return Search(**facts)

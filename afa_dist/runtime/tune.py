@@ -32,15 +32,15 @@ from afa_dist.tuning.search import OVER_BUDGET, Search
 
 POLL_SECONDS = 0.2
 
+STOP_SECONDS = 30.0
+"""How long trials may take to save after Ctrl-C."""
+
 _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials have files of their own
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nobody reads it
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a process that is used again must have ended its trial
-    "TUNE_MAX_PENDING_TRIALS_PG": "auto",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 Stages = Callable[[Trial], tuple[Mapping[str, TrainingRun], Mapping[str, tuple[float, float]]]]
@@ -60,7 +60,8 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
     """
     if not search.left:
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials say themselves what became of them
     identity = secrets.token_hex(8)
     board = SearchBoard(identity)
@@ -108,10 +109,6 @@ def _parent_of(trial: Trial, search: Search, stage: str) -> str | None:
     """Run directory that a member of a population goes on from."""
     number = trial.memory.get("parent")
     return None if number is None else str((search.store.folder(search.trials[number]) / stage).resolve())
-
-
-STOP_SECONDS = 30.0
-"""How long trials may take to save after Ctrl-C."""
 
 
 class _Course:
@@ -176,12 +173,6 @@ class _Suggestions(Searcher):  # type: ignore[misc]
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the search's own files are its state."""
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """See `save`."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError
 
 
 class _Events(Callback):  # type: ignore[misc]

@@ -28,8 +28,11 @@ FACTORS = (0.8, 1.25)
 class Population(Search):
     """A search whose trials are members of generations. epochs: of a whole training."""
 
-    population: PopulationConfig = dataclasses.field(default_factory=PopulationConfig)
     epochs: int = 1
+
+    @property
+    def population(self) -> PopulationConfig:
+        return self.config.population
 
     @property
     def generations(self) -> int:
@@ -92,7 +95,7 @@ class Population(Search):
                 changed[key] = fresh[0][key]
             else:
                 changed[key] = neighbour(params[key], parameter, draw)
-        return self._short(changed)
+        return self._shortened(changed)
 
 
 def neighbour(value: Value, parameter: Parameter, draw: random.Random) -> Value:

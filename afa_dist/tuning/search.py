@@ -36,7 +36,7 @@ class Search:
     refusal: Callable[[Params, str], str] = lambda params, name: ""
     seconds_before: float = 0.0
     on_change: Callable[[Trial], None] = lambda trial: None
-    trials: list[Trial] = dataclasses.field(default_factory=list)
+    trials: list[Trial] = dataclasses.field(init=False)
     stopping: str = ""
     """Why no trial is begun any more, and those that run are stopped."""
 
@@ -102,7 +102,7 @@ class Search:
         proposal = propose(self.config.search, self.space, self.seed, self.trials)
         if proposal is None:
             return None
-        return Trial(number=len(self.trials), params=self._short(proposal[0]), memory=proposal[1])
+        return Trial(number=len(self.trials), params=self._shortened(proposal[0]), memory=proposal[1])
 
     def measured(self, number: int, progress: float, epochs: float, point: tuple[float, float], measure: str = "") -> str:
         """Take in a measurement of a trial; returns why it should end, or an empty text.
@@ -123,15 +123,12 @@ class Search:
         why = self.rungs.verdict(trial, known, self.trials) if known is not None else ""
         trial.reason = why
         if rung is not None or why:
-            self._save(trial)
+            self.store.save(trial)
         return why
 
     def finish(self, number: int, clean_acc: float, robust_acc: float, facts: Mapping[str, Any]) -> None:
         """A trial came to its end."""
-        trial = self.trials[number]
-        trial.clean_acc, trial.robust_acc = clean_acc, robust_acc
-        trial.seconds, trial.epochs = facts["seconds"], facts["epochs"]
-        self._end(trial, FINISHED, "")
+        self._reach(number, FINISHED, clean_acc, robust_acc, facts)
 
     def prune(self, number: int, facts: Mapping[str, Any]) -> None:
         """A trial stopped, as it had been told to."""
@@ -141,10 +138,7 @@ class Search:
 
     def pass_on(self, number: int, clean_acc: float, robust_acc: float, facts: Mapping[str, Any]) -> None:
         """A member of a population came to the end of its generation."""
-        trial = self.trials[number]
-        trial.clean_acc, trial.robust_acc = clean_acc, robust_acc
-        trial.seconds, trial.epochs = facts["seconds"], facts["epochs"]
-        self._end(trial, PASSED, "")
+        self._reach(number, PASSED, clean_acc, robust_acc, facts)
 
     def fail(self, number: int, reason: str) -> None:
         """A trial cannot go on."""
@@ -153,7 +147,7 @@ class Search:
     def pause(self, number: int) -> None:
         """A trial stopped because the search does; the next start continues it."""
         self._since.pop(number, None)
-        self._save(self.trials[number])
+        self.store.save(self.trials[number])
 
     def state(self) -> dict[str, Any]:
         """What a person wants to see of it: counts, and how large the front is."""
@@ -169,9 +163,15 @@ class Search:
     def _begin(self, trial: Trial) -> Trial:
         trial.begun += 1
         self._since[trial.number] = self.seconds
-        self._save(trial)
+        self.store.save(trial)
         self.on_change(trial)
         return trial
+
+    def _reach(self, number: int, state: str, clean_acc: float, robust_acc: float, facts: Mapping[str, Any]) -> None:
+        trial = self.trials[number]
+        trial.clean_acc, trial.robust_acc = clean_acc, robust_acc
+        trial.seconds, trial.epochs = facts["seconds"], facts["epochs"]
+        self._end(trial, state, "")
 
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         if trial.state != RUNNING:
@@ -180,13 +180,10 @@ class Search:
         trial.order = len(ended(self.trials))
         trial.ended_at = round(self.seconds, 2)
         trial.wall = round(self.seconds - self._since.pop(trial.number, self.seconds), 2)
-        self._save(trial)
+        self.store.save(trial)
         self.on_change(trial)
 
-    def _save(self, trial: Trial) -> None:
-        self.store.save(trial)
-
-    def _short(self, params: Params) -> Params:
+    def _shortened(self, params: Params) -> Params:
         """Numbers with four digits: as good, and a person can type them."""
         short: Params = {}
         for key, value in params.items():

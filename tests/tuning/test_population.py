@@ -33,12 +33,11 @@ FACTS = {"seconds": 1.0, "epochs": 2.0}
 
 def population_in(folder, size=6):
     return Population(
-        config=TuneConfig(space="s", search="pbt", pruning=NONE),
+        config=TuneConfig(space="s", search="pbt", pruning=NONE, population=PopulationConfig(size=size, interval=2)),
         space=SPACE,
         store=TrialStore(folder),
         rungs=Rungs.of(NONE, 8),
         seed=1,
-        population=PopulationConfig(size=size, interval=2),
         epochs=7,
     )
 
