@@ -57,11 +57,11 @@ BATCH = 250
 """AutoAttack's default."""
 
 
-def train_digits(folder: Path) -> Path:
+def train_digits(folder: Path, width: int) -> Path:
     """A small classifier with some robustness."""
     run = FinetuneRun(
         mode="full",
-        model=ModelConfig(width=12),
+        model=ModelConfig(width=width),
         attack=ClassifierAttackConfig(eps=0.2, steps=5, step_size=0.1, warmup=0.3),
         optimiser=OptimiserConfig(lr=0.1),
         schedule=ScheduleConfig(epochs=12, batch_size=64, warmup=0.1),
@@ -153,6 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="run directory of a fine-tuning run; a small one is trained if empty")
+    parser.add_argument("--width", type=int, default=12, help="of the small one")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--eps", type=radius, default=0.1)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -166,7 +167,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         named = options.model
-        options.model = named or str(train_digits(Path(folder)))
+        options.model = named or str(train_digits(Path(folder), options.width))
         found = measure(options)
         data = images_of(options.model, options.images).fingerprint()
     write_record(_record(named or "small digits network", options, found), options.results, "autoattack", data)

@@ -1,7 +1,7 @@
 """Searches of jobs/tune.py on digits: what TPE finds against chance, what pruning saves, what a trial costs beside its
 training, and what is left of a search whose driver is killed.
 
-    python benchmarks/tune.py                    # some 30 minutes on 2 idle cores
+    python benchmarks/tune.py                    # more than half an hour on 2 idle cores
     python benchmarks/tune.py --seeds 0 --trials 12
 
 Each search is the real command in a process of its own: joint AFA + TRADES on scikit-learn's digits (tune_spaces/joint.py),
@@ -159,6 +159,7 @@ def compared(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "whole_search_seconds": [[a["search_seconds"], b["search_seconds"]] for a, b in zip(pruned, whole, strict=True)],
         "overhead": {
             "n": len(overheads),
+            "share_of_a_minute": round(statistics.median(overheads) / (60 + statistics.median(overheads)), 4),
             "median": round(statistics.median(overheads), 2),
             "max": max(overheads),
             "p90": round(statistics.quantiles(overheads, n=10)[-1], 2),

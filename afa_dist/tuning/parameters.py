@@ -47,10 +47,22 @@ class Range:
 
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step) or 1)
-        if self.step:
-            steps = math.floor((self.high - self.low) / self.step + 1e-9)
-            return FloatDistribution(self.low, self.low + steps * self.step, step=self.step)
+        if self.step:  # by number: multiples of steps are not what Optuna's decimals make of them
+            return IntDistribution(0, self.steps)
         return FloatDistribution(self.low, self.high, log=self.log)
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are from the lowest to the highest value, where there are steps."""
+        return math.floor((self.high - self.low) / self.step + 1e-9)
+
+    def drawn(self, value: Any) -> Any:
+        """What `distribution` knows a value as."""
+        return round((value - self.low) / self.step) if self.step and not self.whole else value
+
+    def value_of(self, drawn: Any) -> Any:
+        """The value that was drawn from `distribution`."""
+        return self.low + drawn * self.step if self.step and not self.whole else drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +83,14 @@ class Choice:
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.values)
+
+    def drawn(self, value: Any) -> Any:
+        """What `distribution` knows a value as."""
+        return value
+
+    def value_of(self, drawn: Any) -> Any:
+        """The value that was drawn from `distribution`."""
+        return drawn
 
 
 Parameter = Range | Choice

@@ -11,13 +11,14 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from afa_dist.config.tune import PopulationConfig
 from afa_dist.distributed import derive_seed
 from afa_dist.tuning.front import Point, front_of
 from afa_dist.tuning.parameters import Choice, Parameter, Params, Range, Value
 from afa_dist.tuning.record import FAILED, PASSED, Trial
-from afa_dist.tuning.sampling import count_of, on_grid, propose
+from afa_dist.tuning.sampling import count_of, propose, values_of
 from afa_dist.tuning.search import Search
 
 FACTORS = (0.8, 1.25)
@@ -106,14 +107,14 @@ def neighbour(value: Value, parameter: Parameter, draw: random.Random) -> Value:
         return parameter.values[min(max(place, 0), len(parameter.values) - 1)]
     assert isinstance(parameter, Range) and isinstance(value, int | float)
     moved = value * FACTORS[up]
-    if parameter.step or parameter.whole:
-        step = parameter.step or 1
-        steps = round((moved - parameter.low) / step)
-        if parameter.low + steps * step == value:
-            steps += 1 if up else -1
-        moved = parameter.low + steps * step
+    values: list[Any] = values_of(parameter)
+    if values:
+        place = min(range(len(values)), key=lambda k: abs(values[k] - moved))
+        if values[place] == value:
+            place += 1 if up else -1
+        return values[min(max(place, 0), len(values) - 1)]
     moved = min(max(moved, parameter.low), parameter.high)
-    return int(moved) if parameter.whole and not parameter.step else on_grid(moved, parameter)
+    return round(moved) if parameter.whole else moved
 
 
 def ranked_by_fronts(points: Sequence[Point], score: Callable[[Point], float]) -> list[int]:

@@ -72,14 +72,6 @@ def values_of(parameter: Range | Choice) -> list[Value]:
     return [parameter.low + index * step for index in range(count)]
 
 
-def on_grid(value: Value, parameter: Range | Choice) -> Value:
-    """A value of a range in steps as `values_of` has it: sums of steps can differ in their last digit."""
-    if isinstance(parameter, Choice) or not parameter.step or not isinstance(value, int | float):
-        return value
-    values = values_of(parameter)
-    return values[min(max(round((value - parameter.low) / parameter.step), 0), len(values) - 1)]
-
-
 def _sampler(search: str, seed: int, number: int, draw: int) -> BaseSampler:
     import optuna
 
@@ -100,7 +92,7 @@ def _ask(sampler: BaseSampler, space: Space, trials: Sequence[Trial]) -> tuple[P
     study.add_trials([as_optuna(trial, space) for trial in trials])
     asked = study.ask(distributions)
     memory = study.get_trials(deepcopy=False)[-1].system_attrs
-    return {key: on_grid(asked.params[key], space[key]) for key in space}, dict(memory)
+    return {key: space[key].value_of(asked.params[key]) for key in space}, dict(memory)
 
 
 def as_optuna(trial: Trial, space: Space) -> FrozenTrial:
@@ -118,7 +110,7 @@ def as_optuna(trial: Trial, space: Space) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=state,
         values=values,
-        params=trial.params,
+        params={key: space[key].drawn(value) for key, value in trial.params.items()},
         distributions={key: parameter.distribution() for key, parameter in space.items()},
         system_attrs=trial.memory if trial.state != PASSED else {},
     )

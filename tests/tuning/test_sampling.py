@@ -98,3 +98,16 @@ def test_ranges_in_steps_are_tried_to_their_end_too(search, steps):
         seen.append(Trial(number=len(seen), params=proposal[0], state=FINISHED, clean_acc=0.5, robust_acc=0.5))
         assert len(seen) <= 17
     assert sorted(t.params["s"] for t in seen) == values_of(steps)
+
+
+def test_the_last_step_of_a_range_can_be_added_to_what_is_known():
+    """16 x (1/255) and 16/255 differ in their last digit; Optuna once refused the one as beyond the other."""
+    space = {"s": Range(0.0, 16 / 255, step=1 / 255), "t": Range(0.0, 1.0)}
+    values = values_of(space["s"])
+    trials = [
+        Trial(number=n, params={"s": s, "t": 0.5}, state=FINISHED, clean_acc=0.5, robust_acc=0.5)
+        for n, s in enumerate(values)
+    ]
+    for search in ("tpe", "nsga2", "random"):
+        params, _ = propose(search, space, 0, trials)
+        assert params["s"] in values
