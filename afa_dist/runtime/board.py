@@ -109,8 +109,9 @@ class WorkerBoard:
             self._thread.start()
 
     def began(self) -> None:
-        """Say that this group trains."""
-        _soon(_put, f"{self._start}/began/{self._group}", True)
+        """Say that this group trains, and which of Ray's placement groups it is in."""
+        held = get_current_placement_group()
+        _soon(_put, f"{self._start}/began/{self._group}", held.id.hex() if held is not None else "")
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Show a row of metrics soon."""
@@ -167,21 +168,14 @@ class SearchBoard:
         _soon(_delete, f"{self._search}/", True)
 
 
-def note_group(directory: str) -> None:
-    """Say, from a worker, which of Ray's placement groups the workers of the run in `directory` are in."""
-    group = get_current_placement_group()
-    if group is not None:
-        _soon(_put, f"group/{directory}", group.id.hex())
-
-
-def remove_left_group(directory: str) -> None:
-    """Free what workers of a run hold whose driver was killed. Ray does so itself only with a dashboard; without it whoever
-    comes after them would wait for their places for good."""
+def remove_left_groups(start: str) -> None:
+    """Free what workers of a start hold whose driver was killed. Ray does so itself only with a dashboard; without it
+    whoever comes after them would wait for their places for good."""
     with _unanswered():
-        if found := _get(f"group/{directory}"):
-            identity = ray.PlacementGroupID(bytes.fromhex(found))
-            remove_placement_group(PlacementGroup(identity))
-            _delete(f"group/{directory}")
+        for key in _keys(f"{start}/began/") if start else []:
+            if identity := _get(key):
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
+            _delete(key)
 
 
 class TrialBoard:

@@ -13,11 +13,10 @@ from ray.train.torch import get_device
 
 from afa_dist.address import is_address
 from afa_dist.config import TrainingRun
-from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.distributed import World
 from afa_dist.errors import Stopped, TrainingError, UserError
-from afa_dist.runtime.board import WorkerBoard, note_group
-from afa_dist.runtime.sharing import SharedImages, same_images
+from afa_dist.runtime.board import WorkerBoard
+from afa_dist.runtime.sharing import splits_of
 from afa_dist.training.agreement import agree
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
@@ -51,14 +50,13 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
                 _take_over(run, directory)
             if world.is_main or not elsewhere:
                 _check_shared(directory, config["start"])
-            splits = _images(run, config["images"], config["fingerprint"])
+            splits = splits_of(run, config["images"], config["fingerprint"])
         except (UserError, TrainingError) as found:
             error = found
         agree(world, error)
         assert splits is not None
         if world.is_main:
             board.began()
-            note_group(config["directory"])
         warnings = Warnings(board.asked_to_stop, cluster=_preempted)
         return {"summary": train(run, splits, directory, world, board.row, warnings, board.trouble)}
     except Stopped as stopped:
@@ -92,13 +90,6 @@ def _leaving_nodes() -> list[str]:
     """Ray's names of the nodes that are taken away soon; all workers must ask together."""
     info = ray_train.get_preemption_info()
     return info.preempted_node_ids if info else []
-
-
-def _images(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> DataSplits:
-    """The driver's images: from the object store or, where they are too large for it, read here and compared."""
-    if shared is not None:
-        return DataSplits(**shared.get())
-    return same_images(load_splits(run.data), fingerprint, run.data)
 
 
 def _check_shared(directory: RunDirectory, start: str) -> None:

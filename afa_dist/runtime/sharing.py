@@ -16,8 +16,8 @@ import numpy as np
 import ray
 import torch
 
-from afa_dist.config import DataConfig
-from afa_dist.data.catalogue import DataSplits
+from afa_dist.config import DataConfig, TrainingRun
+from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import UserError
 
@@ -66,6 +66,17 @@ def same_images(found: Data, fingerprint: str, config: DataConfig) -> Data:
         what = f"{config.path or config.name} on {socket.gethostname()} holds other images than on the driver"
         raise UserError.one("data.path", f"{what}; use the same files on all nodes, or a folder that they share")
     return found
+
+
+def splits_of(run: TrainingRun, shared: SharedImages | None, fingerprint: str) -> DataSplits:
+    """The driver's images: from the object store or, where they are too large for it, read here and compared.
+
+    Raises:
+        UserError: they are not the driver's.
+    """
+    if shared is not None:
+        return DataSplits(**shared.get())
+    return same_images(load_splits(run.data), fingerprint, run.data)
 
 
 def _stores(nodes: Iterable[Mapping[str, Any]]) -> Iterable[float]:

@@ -18,13 +18,12 @@ from ray import tune
 
 from afa_dist.address import runs_root
 from afa_dist.config import TrainingRun
-from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Stopped, TrainingError, UserError
-from afa_dist.runtime.board import TrialBoard, remove_left_group
+from afa_dist.runtime.board import TrialBoard, remove_left_groups
 from afa_dist.runtime.launch import launch
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sharing import SharedImages, same_images
+from afa_dist.runtime.sharing import SharedImages, splits_of
 from afa_dist.training.initial import take_over
 from afa_dist.training.run_dir import PREDECESSOR_SECONDS, RunDirectory
 
@@ -105,7 +104,7 @@ class _Course:
         for stage, run in self.task.stages.items():
             directory = RunDirectory.of(run)
             if self.task.placement.workers:
-                remove_left_group(str(directory.path))  # its workers hold the directory too
+                remove_left_groups(directory.last_start().get("start", ""))  # its workers hold the directory too
             _wait_until_free(directory)
             self._retell(stage, directory)
             if not directory.finished():
@@ -113,7 +112,13 @@ class _Course:
                     raise Stopped(reason)
                 if self.task.parent is not None:
                     take_over(Path(self.task.parent), directory)
-                launch(run, self._splits(run), self.task.placement, self._on_row(stage), self.stop)
+                launch(
+                    run,
+                    splits_of(run, self.task.images, self.task.fingerprint),
+                    self.task.placement,
+                    self._on_row(stage),
+                    self.stop,
+                )
             summary = directory.read_json("summary.json")
             self.epochs = self._at(stage, run.schedule.epochs)[1]
         best = summary["best"] or {}
@@ -158,11 +163,6 @@ class _Course:
         names = list(self.task.stages)
         earlier = sum(self.task.stages[name].schedule.epochs for name in names[: names.index(stage)])
         return before + unit * epoch, earlier + epoch
-
-    def _splits(self, run: TrainingRun) -> DataSplits:
-        if self.task.images is not None:
-            return DataSplits(**self.task.images.get())
-        return same_images(load_splits(run.data), self.task.fingerprint, run.data)
 
 
 def everywhere(stages: Mapping[str, TrainingRun]) -> dict[str, TrainingRun]:
