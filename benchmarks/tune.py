@@ -29,7 +29,7 @@ from afa_dist.cli.console import say
 from afa_dist.config import DataConfig
 from afa_dist.data.catalogue import load_splits
 from afa_dist.tuning.front import hypervolume
-from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, Trial, TrialStore, finished
+from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, Trial, TrialStore, finished, point_of
 
 OPTIONS = ["--model.width", "8", "--schedule.epochs", "12", "--tracking.tensorboard", "false", "--final-attacks", "pgd-20"]
 
@@ -57,7 +57,8 @@ def search(folder: Path, name: str, trials: int, *more: str) -> dict[str, Any]:
 def figures_of(directory: Path) -> dict[str, Any]:
     trials = TrialStore(directory / "trials").load()
     done = finished(trials)
-    course = [[trial.ended_at, hypervolume(points_of(done[: place + 1]))] for place, trial in enumerate(done)]
+    points = [point_of(trial) for trial in done]
+    course = [[trial.ended_at, hypervolume(points[: place + 1])] for place, trial in enumerate(done)]
     return {
         "states": {state: sum(trial.state == state for trial in trials) for state in (FINISHED, PRUNED, FAILED)},
         "hypervolume": course[-1][1],
@@ -68,10 +69,6 @@ def figures_of(directory: Path) -> dict[str, Any]:
         "overheads": [round(trial.wall - trial.seconds, 2) for trial in trials if trial.state in (FINISHED, PRUNED)],
         "trial_seconds": [trial.seconds for trial in done],
     }
-
-
-def points_of(trials: list[Trial]) -> list[tuple[float, float]]:
-    return [point for trial in trials if (point := trial.point)]
 
 
 def test_points(directory: Path) -> list[tuple[float, float]]:

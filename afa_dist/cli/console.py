@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -68,35 +69,52 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class StageProgress:
-    """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part`."""
+class Shown:
+    """A bar on a terminal, now and then a line in a log; a context manager."""
 
-    def __init__(self, title: str, unit: str = "step", total: int | None = None) -> None:
+    def __init__(self, title: str, total: float | None, counts: ProgressColumn, *columns: ProgressColumn) -> None:
+        """counts: the column that says how much is done; columns: what stands before the note, after the time taken."""
         self.title = title
-        self.unit = unit
         self._terminal = out.is_terminal
         self._last_line = time.monotonic()
-        self._validation = ""
-        self._eps: float | None = None
-        self._begun: tuple[int, float] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            counts,
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *columns,
             TextColumn("{task.fields[note]}"),
             console=out,
             disable=not self._terminal,
         )
         self._task = self._bar.add_task(title, total=total, note="")
 
-    def __enter__(self) -> StageProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
+
+    @property
+    def _due(self) -> bool:
+        """Whether it is time for a line, where there is no bar."""
+        return not self._terminal and time.monotonic() - self._last_line >= LINE_SECONDS
+
+    def _line(self, text: str) -> None:
+        say(f"{self.title}: {text}")
+        self._last_line = time.monotonic()
+
+
+class StageProgress(Shown):
+    """Progress of one stage: use as a context manager, feed with `on_row` (training) or `on_part`."""
+
+    def __init__(self, title: str, unit: str = "step", total: int | None = None) -> None:
+        super().__init__(title, total, MofNCompleteColumn(), TimeRemainingColumn())
+        self.unit = unit
+        self._validation = ""
+        self._eps: float | None = None
+        self._begun: tuple[int, float] | None = None
 
     def on_row(self, row: Mapping[str, Any]) -> None:
         """Show a row of metrics.jsonl."""
@@ -107,12 +125,10 @@ class StageProgress:
         self._eps = row.get("eps", self._eps)
         left = self._time_left(row["step"], row["of"])
         self._bar.update(self._task, completed=row["step"], total=row["of"], note=note)
-        if not self._terminal:
-            due = time.monotonic() - self._last_line >= LINE_SECONDS
-            if due or row["step"] == row["of"]:
-                eps = f"  eps {pixels(row['eps'])}" if warming and "eps" in row else ""
-                place = f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g}{left})"
-                self._line(f"{place}  {row['phase']}: {describe_row(row)}{eps}")
+        if self._due or (not self._terminal and row["step"] == row["of"]):
+            eps = f"  eps {pixels(row['eps'])}" if warming and "eps" in row else ""
+            place = f"step {row['step']}/{row['of']} (epoch {row['epoch']:.3g}{left})"
+            self._line(f"{place}  {row['phase']}: {describe_row(row)}{eps}")
 
     def on_part(self, done: int, parts: int) -> None:
         """Show that `done` of `parts` are finished."""
@@ -135,41 +151,18 @@ class StageProgress:
             return ""
         return f", about {duration((now - began) / (done - first) * (total - done))} left"
 
-    def _line(self, text: str) -> None:
-        say(f"{self.title}: {text}")
-        self._last_line = time.monotonic()
 
-
-class EvaluationProgress:
+class EvaluationProgress(Shown):
     """Progress of an evaluation, by the time that it takes: use as a context manager, feed with `show`."""
 
     def __init__(self, title: str) -> None:
-        self.title = title
-        self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=out,
-            disable=not out.is_terminal,
-        )
-        self._task = self._bar.add_task(title, total=1.0, note="")
-
-    def __enter__(self) -> EvaluationProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        super().__init__(title, 1.0, TaskProgressColumn())
 
     def show(self, progress: EvaluationState) -> None:
         left = f", about {duration(progress.seconds_left)} left" if progress.seconds_left else ""
         self._bar.update(self._task, completed=progress.done, note=f"{progress.what}{left}")
-        if not out.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
-            say(f"{self.title}: {100 * progress.done:.0f} %, {progress.what}{left}")
-            self._last_line = time.monotonic()
+        if self._due:
+            self._line(f"{100 * progress.done:.0f} %, {progress.what}{left}")
 
 
 @contextlib.contextmanager

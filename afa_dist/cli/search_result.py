@@ -26,7 +26,7 @@ from afa_dist.config.fields import pixels, to_mapping
 from afa_dist.config.requirement import parse_requirement
 from afa_dist.config.tune import TuneRun
 from afa_dist.errors import TrainingError, UserError
-from afa_dist.evaluation.summary import accuracy_words
+from afa_dist.evaluation.summary import accuracy_words, clean_and_last
 from afa_dist.files import write_json, write_text
 from afa_dist.report.search import SearchFacts, write_search_report
 from afa_dist.runtime.evaluation_checks import check as check_evaluation
@@ -94,8 +94,8 @@ def front_table(run: TuneRun, search: Search, found: Found, tested: Mapping[int,
         assert trial.point is not None
         cells = [trial.name, *(tell(trial.params[key]) for key in search.space), *map(percent, trial.point)]
         if tested:
-            accuracies = tested[trial.number]["accuracies"] if trial.number in tested else {}
-            cells += [accuracy_words(accuracies[name]) if accuracies else "-" for name in ("clean", attacked[0])]
+            measured = tested.get(trial.number)
+            cells += map(accuracy_words, clean_and_last(measured)) if measured else ("-", "-")
         table.add_row(*cells, ", ".join(found.roles(trial)))
     return table
 

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn
 
-from afa_dist.cli.console import LINE_SECONDS, counted, duration, out, percent, say
+from afa_dist.cli.console import Shown, counted, duration, percent
 from afa_dist.tuning.parameters import Space, tell
 from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, Trial
 from afa_dist.tuning.search import Search
 
 
-class SearchProgress:
+class SearchProgress(Shown):
     """How far a search is: a bar on a terminal, now and then a line in a log. A context manager, fed with `look`."""
 
     def __init__(self, search: Search) -> None:
+        super().__init__("search", search.total, MofNCompleteColumn())
         self._ended_before = _ended(search)
-        self._began = self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("search"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=out,
-            disable=not out.is_terminal,
-        )
-        self._task = self._bar.add_task("search", total=search.total, note="")
-
-    def __enter__(self) -> SearchProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        self._began = time.monotonic()
 
     def look(self, search: Search) -> None:
         """Show where `search` is."""
@@ -46,9 +29,8 @@ class SearchProgress:
             words += f"; front of {counted(state['front'], 'point')}, hypervolume {state['hypervolume']:.3f}"
         words += self._time_left(search)
         self._bar.update(self._task, completed=_ended(search), note=words)
-        if not out.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
-            say(f"search: {_ended(search)}/{search.total} trials; {words}")
-            self._last_line = time.monotonic()
+        if self._due:
+            self._line(f"{_ended(search)}/{search.total} trials; {words}")
 
     def _time_left(self, search: Search) -> str:
         done, left = _ended(search) - self._ended_before, search.total - _ended(search)

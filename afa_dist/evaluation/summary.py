@@ -51,6 +51,12 @@ def accuracies(broken_by: Sequence[str | None], attacks: Sequence[str], eps: flo
     return result
 
 
+def clean_and_last(summary: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a finished evaluation, the clean accuracy and that under all of its attacks."""
+    found = summary["accuracies"]
+    return found["clean"], found[["clean", *summary["attacks"]][-1]]
+
+
 def label_of(attacks: Sequence[str], eps: float) -> str:
     """What the last accuracy may be called. What is not AutoAttack says so."""
     if eps == 0 or not attacks:

@@ -14,6 +14,7 @@ import torch
 
 from afa_dist.data.image_set import ImageSet
 from afa_dist.evaluation.pairs import compare_pairs
+from afa_dist.evaluation.summary import clean_and_last
 from afa_dist.report import charts
 from afa_dist.report.blocks import Cell, Figure, Picture, Section, Strip, Table, accuracy_cell, number_cell
 from afa_dist.report.evaluations import Evaluation
@@ -43,8 +44,8 @@ def headline(entries: Sequence[Entry]) -> Section:
     for entry in measured:
         evaluation, summary = entry.evaluation, _summary(entry)
         assert evaluation is not None
-        found, last = summary["accuracies"], ["clean", *summary["attacks"]][-1]
-        cells = [Cell(entry.title, entry.title, head=True), accuracy_cell(found["clean"]), accuracy_cell(found[last])]
+        found = summary["accuracies"]
+        cells = [Cell(entry.title, entry.title, head=True), *map(accuracy_cell, clean_and_last(summary))]
         cells += [Cell(summary["label"], summary["label"]), Cell(evaluation.threat, evaluation.eps)]
         cells.append(number_cell(float(found["clean"]["images"])))
         rows.append([*cells, *(accuracy_cell(found.get(name)) for name in names if name != "clean")])

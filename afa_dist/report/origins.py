@@ -30,9 +30,13 @@ def provenance(entries: Sequence[Entry]) -> Section:
         sources += [("evaluation", entry.evaluation.directory)] if entry.evaluation else []
         sources += [("analysis", entry.analysis.directory)] if entry.analysis else []
         for title, directory in sources:
-            start = (directory.starts() or [{}])[-1]
-            command = shlex.join(["python", *map(str, start.get("command", []))])
-            facts = {key: start.get(key) for key in ("started", "seed", "data_fingerprint", "code", "versions", "hardware")}
-            text = f"{command}\n\n{json.dumps(facts, indent=2)}\n\n{directory.read_text('config.yaml')}"
-            section.details.append((f"{entry.title}: {title} ({directory.place})", text))
+            section.details.append((f"{entry.title}: {title} ({directory.place})", origin_of(directory)))
     return section
+
+
+def origin_of(directory: RunDirectory) -> str:
+    """The command of a run's last start, what it ran on, and its specification."""
+    start = directory.last_start()
+    command = shlex.join(["python", *map(str, start.get("command", []))])
+    facts = {key: start.get(key) for key in ("started", "seed", "data_fingerprint", "code", "versions", "hardware")}
+    return f"{command}\n\n{json.dumps(facts, indent=2)}\n\n{directory.read_text('config.yaml')}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +11,10 @@ from typing import Any
 
 from afa_dist.config.fields import pixels
 from afa_dist.config.tune import TuneRun
+from afa_dist.evaluation.summary import clean_and_last
 from afa_dist.report import search_charts as charts
 from afa_dist.report.blocks import Cell, Figure, Section, Table, accuracy_cell, number_cell
+from afa_dist.report.origins import origin_of
 from afa_dist.report.page import write_page
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.tuning.choice import Found
@@ -68,8 +68,7 @@ def _front(facts: SearchFacts) -> Section:
         cells += [number_cell(trial.clean_acc, 100), number_cell(trial.robust_acc, 100)]
         summary = facts.tested.get(trial.number)
         if summary:
-            last = ["clean", *summary["attacks"]][-1]
-            cells += [accuracy_cell(summary["accuracies"]["clean"]), accuracy_cell(summary["accuracies"][last])]
+            cells += [accuracy_cell(entry) for entry in clean_and_last(summary)]
             cells.append(_text(summary["label"]))
             section.warnings += [f"trial {trial.name}: {warning}" for warning in summary["warnings"]]
         rows.append(cells)
@@ -170,11 +169,7 @@ def _trials(facts: SearchFacts) -> Section:
 
 def _provenance(facts: SearchFacts) -> Section:
     section = Section("provenance", "Where this comes from", "The command, versions and settings of the search.")
-    start = facts.directory.last_start()
-    command = shlex.join(["python", *map(str, start.get("command", []))])
-    kept = {key: start.get(key) for key in ("started", "seed", "data_fingerprint", "code", "versions", "hardware")}
-    text = f"{command}\n\n{json.dumps(kept, indent=2)}\n\n{facts.directory.read_text('config.yaml')}"
-    section.details.append((f"search ({facts.directory.place})", text))
+    section.details.append((f"search ({facts.directory.place})", origin_of(facts.directory)))
     return section
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from afa_dist.evaluation.summary import accuracy
+from afa_dist.evaluation.summary import accuracy, clean_and_last
 from afa_dist.report.charts import Chart, chart
 from afa_dist.tuning.choice import Found
 from afa_dist.tuning.front import Point, hypervolume
 from afa_dist.tuning.parameters import Choice, Parameter, Space, tell
-from afa_dist.tuning.record import PRUNED, Trial, finished
+from afa_dist.tuning.record import PRUNED, Trial, finished, point_of
 
 FEWEST = 6
 """Finished trials below which importance and contours would be made of noise."""
@@ -36,16 +36,16 @@ def front_chart(trials: Sequence[Trial], found: Found, tested: Mapping[int, Mapp
     front = list(found.front)
     behind = [trial for trial in finished(trials) if trial not in front]
     pruned = [trial for trial in trials if trial.state == PRUNED and trial.rungs]
-    own = [tuple(accuracy(round(share * held_out), held_out) for share in _point(trial)) for trial in front]
+    own = [tuple(accuracy(round(share * held_out), held_out) for share in point_of(trial)) for trial in front]
     traces = [
         _dots("pruned, when they ended", pruned, [trial.rungs[max(trial.rungs)] for trial in pruned], 7, "x-thin-open"),
-        _dots("dominated, held-out", behind, [_point(trial) for trial in behind], 3, "circle-open"),
-        {**_dots("front, held-out", front, [_point(trial) for trial in front], 0, "circle"), "mode": "lines+markers"},
+        _dots("dominated, held-out", behind, [point_of(trial) for trial in behind], 3, "circle-open"),
+        {**_dots("front, held-out", front, [point_of(trial) for trial in front], 0, "circle"), "mode": "lines+markers"},
     ]
     traces[-1] |= _intervals(own)
     shown = [trial for trial in trials if trial.number in tested]
     if shown:
-        entries = [_entries(tested[trial.number]) for trial in shown]
+        entries = [clean_and_last(tested[trial.number]) for trial in shown]
         points = [(clean["accuracy"], robust["accuracy"]) for clean, robust in entries]
         label = tested[shown[0].number]["label"]
         traces.append(_dots(f"front, test images: {label}", shown, points, 1, "diamond") | _intervals(entries))
@@ -66,7 +66,7 @@ def hypervolume_chart(trials: Sequence[Trial]) -> Chart:
     """How the area below the front grew while the search went on."""
     times, areas, points = [0.0], [0.0], []
     for trial in finished(trials):
-        points.append(_point(trial))
+        points.append(point_of(trial))
         times.append(round(trial.ended_at / 60, 3))
         areas.append(round(hypervolume(points), 5))
     line = {"type": "scatter", "mode": "lines+markers", "name": "hypervolume", "x": times, "y": areas}
@@ -91,7 +91,7 @@ def coordinates_chart(trials: Sequence[Trial], space: Space, found: Found) -> Ch
                 "name": f"trial {trial.name}",
                 "x": axes,
                 "y": [round(values[number], 4) for values in scaled],
-                "text": [tell(trial.params[key]) for key in space] + [f"{100 * value:.1f} %" for value in _point(trial)],
+                "text": [tell(trial.params[key]) for key in space] + [f"{100 * value:.1f} %" for value in point_of(trial)],
                 "hovertemplate": "%{x}: %{text}",
                 "opacity": 1.0 if front else 0.35,
                 "line": {"width": 2.5 if front else 1},
@@ -170,17 +170,6 @@ def _dots(name: str, trials: Sequence[Trial], points: Sequence[Point], colour: i
         "marker": {"size": 9, "symbol": symbol},
         "meta": {"colour": colour},
     }
-
-
-def _entries(summary: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    found = summary["accuracies"]
-    return found["clean"], found[["clean", *summary["attacks"]][-1]]
-
-
-def _point(trial: Trial) -> Point:
-    point = trial.point
-    assert point is not None
-    return point
 
 
 def _number(value: Any) -> float:

@@ -27,8 +27,13 @@ class Placement:
     threads: int
     cluster: str | None = None
 
+    @property
+    def device(self) -> str:
+        """What a worker computes on, for people."""
+        return "GPU" if self.gpu else f"CPU, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
     def describe(self) -> str:
-        what = "GPU" if self.gpu else f"CPU, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        what = self.device
         if self.workers == 0:
             size = torchrun_size()
             return f"in this process ({what})" if size == 1 else f"in {size} processes of torchrun ({what} each)"
@@ -86,7 +91,8 @@ def place_on_nodes(
     Raises:
         UserError: the nodes can never hold what is asked for. Ray itself would wait for it forever.
     """
-    nodes = [{**node, "GPU": int(node.get("GPU", 0)) * math.floor(1 / gpu_share + 1e-9)} for node in nodes]  # in shares
+    parts = parts_of(gpu_share)
+    nodes = in_parts(nodes, parts)
     gpus = int(sum(node["GPU"] for node in nodes))
     workers = scaling.fewest if scaling.fewest > 0 else max(1, gpus if scaling.device != "cpu" else 1)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
@@ -95,13 +101,21 @@ def place_on_nodes(
     threads = scaling.threads or widest(nodes, workers, gpu)
     if room(nodes, threads, gpu) < workers and not (waits and scaling.elastic and cluster):
         need = f"{threads} CPU{'s' if threads > 1 else ''}" + (" and a GPU" if gpu else "")
-        have = ", ".join(
-            f"{node.get('CPU', 0):g} CPUs and {node['GPU'] / math.floor(1 / gpu_share + 1e-9):g} GPUs" for node in nodes
-        )
+        have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node['GPU'] / parts:g} GPUs" for node in nodes)
         what = f"{workers} workers with {need} each do not fit: the nodes have {have}"
         what += "; lower it or scaling.threads" + (", or set scaling.device cpu" if gpu else "")
         raise UserError.one("scaling.workers", what)
     return Placement(workers, gpu, threads, cluster)
+
+
+def parts_of(gpu_share: float) -> int:
+    """How many workers that take such a part of a GPU are on one."""
+    return math.floor(1 / gpu_share + 1e-9)
+
+
+def in_parts(nodes: Sequence[Mapping[str, float]], parts: int) -> list[dict[str, float]]:
+    """`nodes` with each GPU counted as so many."""
+    return [{**node, "GPU": int(node.get("GPU", 0)) * parts} for node in nodes]
 
 
 def room(nodes: Sequence[Mapping[str, float]], threads: int, gpu: bool) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 from afa_dist.config import ScalingConfig
 from afa_dist.config.tune import TuneConfig
 from afa_dist.errors import UserError
-from afa_dist.runtime.placement import Placement, room
+from afa_dist.runtime.placement import Placement, in_parts, parts_of, room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +35,8 @@ class TrialRoom:
         return {"CPU": float(self.placement.threads), **({"GPU": self.gpus} if self.placement.gpu else {})}
 
     def describe(self) -> str:
-        what = (
-            "GPU"
-            if self.placement.gpu
-            else f"CPU, {self.placement.threads} thread{'s' if self.placement.threads > 1 else ''}"
-        )
-        own = f"{self.placement.workers} workers ({what} each)" if self.wide else f"one process ({what})"
+        each = self.placement.device
+        own = f"{self.placement.workers} workers ({each} each)" if self.wide else f"one process ({each})"
         return f"{self.at_once} trial{'s' if self.at_once > 1 else ''} at once, each in {own}"
 
 
@@ -62,10 +57,9 @@ def trial_room(
     share = config.trial_gpus if workers == 1 else 1.0
     gpus = sum(node.get("GPU", 0) for node in nodes)
     gpu = scaling.device == "gpu" or (scaling.device == "auto" and gpus >= workers)
-    parts = math.floor(1 / share + 1e-9)
+    parts = parts_of(share)
     threads = scaling.threads or _threads(nodes, gpu, parts)
-    in_shares = [{**node, "GPU": int(node.get("GPU", 0)) * parts} for node in nodes]
-    fitting = room(in_shares, threads, gpu)
+    fitting = room(in_parts(nodes, parts), threads, gpu)
     need = f"{workers} worker{'s' if workers > 1 else ''} x {threads} CPU{'s' if threads > 1 else ''}"
     need += f" and {'a GPU' if share == 1 else f'{share:g} GPUs'} each" if gpu else ""
     have = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from afa_dist.config.requirement import Requirement
-from afa_dist.tuning.front import Point, front_of, knee_of
-from afa_dist.tuning.record import Trial, finished
+from afa_dist.tuning.front import front_of, knee_of
+from afa_dist.tuning.record import Trial, finished, point_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Found:
 def found_in(trials: Sequence[Trial], requirement: Requirement | None) -> Found | None:
     """None where no trial came to its end."""
     done = finished(trials)
-    points = [_point(trial) for trial in done]
+    points = [point_of(trial) for trial in done]
     place = knee_of(points)
     if place is None:
         return None
@@ -41,9 +41,3 @@ def found_in(trials: Sequence[Trial], requirement: Requirement | None) -> Found 
         order = (requirement.other, requirement.accuracy)
         required = max(meeting, key=lambda t: (*(getattr(t, name) for name in order), -t.number), default=None)
     return Found([done[i] for i in front_of(points)], done[place], required)
-
-
-def _point(trial: Trial) -> Point:
-    point = trial.point
-    assert point is not None
-    return point

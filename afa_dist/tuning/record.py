@@ -110,6 +110,12 @@ def _read(path: Path) -> Trial:
     return trial
 
 
+def point_of(trial: Trial) -> Point:
+    """The point of a trial that has one, as those of `finished` do."""
+    assert trial.point is not None
+    return trial.point
+
+
 def ended(trials: Iterable[Trial]) -> list[Trial]:
     """Those that are no longer running, in the order in which they ended."""
     return sorted((trial for trial in trials if trial.order >= 0), key=lambda trial: trial.order)

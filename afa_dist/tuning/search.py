@@ -15,7 +15,7 @@ from afa_dist.config.tune import TuneConfig
 from afa_dist.tuning.front import front_of, hypervolume
 from afa_dist.tuning.parameters import Params, Range, Space
 from afa_dist.tuning.pruning import Rungs
-from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, RUNNING, Trial, TrialStore, ended, finished
+from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, RUNNING, Trial, TrialStore, ended, finished, point_of
 from afa_dist.tuning.sampling import propose
 
 OVER_BUDGET = "budget_hours"
@@ -151,7 +151,7 @@ class Search:
 
     def state(self) -> dict[str, Any]:
         """What a person wants to see of it: counts, and how large the front is."""
-        points = [point for trial in finished(self.trials) if (point := trial.point)]
+        points = [point_of(trial) for trial in finished(self.trials)]
         counts = {name: sum(t.state == name for t in self.trials) for name in (FINISHED, PRUNED, FAILED)}
         return {
             **counts,

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from afa_dist.evaluation.summary import clean_and_last
 from afa_dist.files import write_aside, write_text
 from afa_dist.tuning.choice import Found
 from afa_dist.tuning.parameters import Space
@@ -77,9 +78,7 @@ def rows_of(found: Found) -> list[Trial]:
 
 
 def _measures(summary: Mapping[str, Any]) -> list[float]:
-    names = ["clean", ["clean", *summary["attacks"]][-1]]
-    entries = [summary["accuracies"][name] for name in names]
-    return [value for entry in entries for value in (entry["accuracy"], *entry["interval_95"])]
+    return [value for entry in clean_and_last(summary) for value in (entry["accuracy"], *entry["interval_95"])]
 
 
 def _alike(values: list[Any]) -> list[Any]:
