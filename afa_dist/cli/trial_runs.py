@@ -115,14 +115,16 @@ class Trials:
     @property
     def rungs(self) -> Rungs:
         """Where trials are compared: the same for all, by the length of a trial of the recipe's own options."""
-        stages = stages_of(self.base).values()
-        total = sum(self._progress_of(_with_length(training, self.config.length)) for training in stages)
-        return Rungs.of(self.config.pruning, total)
+        return Rungs.of(self.config.pruning, sum(map(self._progress_of, self._short_stages)))
 
     @property
     def epochs(self) -> int:
         """Epochs of a trial of the recipe's own options, all stages together."""
-        return sum(_with_length(training, self.config.length).schedule.epochs for training in stages_of(self.base).values())
+        return sum(training.schedule.epochs for training in self._short_stages)
+
+    @property
+    def _short_stages(self) -> list[TrainingRun]:
+        return [_with_length(training, self.config.length) for training in stages_of(self.base).values()]
 
     def offsets(self, run: PipelineRun) -> dict[str, tuple[float, float]]:
         """For each stage of a trial, where it begins on the scale of the rungs, and what an epoch of it counts there."""
@@ -228,7 +230,6 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _value_problems(space: Space, trials: Trials) -> Iterator[Problem]:
     """What the configuration refuses of the ends of each range and of each choice: alone, then of all together."""
-    first = {key: parameter.ends[0] for key, parameter in space.items()}
     alone: dict[Problem, None] = {}
     for key, parameter in space.items():
         for value in parameter.ends:
@@ -244,7 +245,7 @@ def _value_problems(space: Space, trials: Trials) -> Iterator[Problem]:
         for problem in _refused(params, trials):
             together.setdefault(problem.where, (problem, params))
     for problem, params in together.values():
-        where = ", ".join(f"{key} {tell(params[key])}" for key in first)
+        where = ", ".join(f"{key} {tell(value)}" for key, value in params.items())
         yield Problem(problem.where, f"{problem.what} (with {where}, which the space allows)")
 
 
