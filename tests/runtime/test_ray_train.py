@@ -149,11 +149,11 @@ def test_workers_map_the_drivers_images(ray_cluster, digits):
 
 
 def test_a_node_with_other_images_is_found_out(ray_cluster, digits, tmp_path):
-    from afa_dist.runtime.ray_worker import _images
+    from afa_dist.runtime.sharing import splits_of
 
-    assert _images(RUN, None, digits.fingerprint()).fingerprint() == digits.fingerprint()
+    assert splits_of(RUN, None, digits.fingerprint()).fingerprint() == digits.fingerprint()
     with pytest.raises(UserError, match="other images than on the driver"):
-        _images(RUN, None, digits.train.fingerprint())
+        splits_of(RUN, None, digits.train.fingerprint())
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_at_once(ray_cluster, tmp_path):

@@ -236,10 +236,12 @@ def test_a_trial_that_is_killed_goes_on_and_a_warned_search_saves_all(ray_cluste
     wait_for(lambda: any(len(starts_of(tmp_path, number)) == 2 for number in (0, 1)))
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(timeout=90) == 75, (tmp_path / "log.txt").read_text()
-    assert [t["state"] for t in trials_in(tmp_path)] == ["running", "running"]
+    states = [t["state"] for t in trials_in(tmp_path)]  # the other one may have come to its end while one was started anew
+    running = states.count("running")
+    assert running >= 1 and running + states.count("finished") == 2
     code, shown, message = tune(tmp_path, *arguments)
     assert code == 0, message
-    assert "continues: 0 trials have ended, 2 go on" in shown
+    assert f"continues: {2 - running} trials have ended, {running} go on" in shown
     assert [t["state"] for t in trials_in(tmp_path)] == ["finished", "finished"]
 
 
