@@ -33,6 +33,9 @@ from afa_dist.tuning.record import FAILED, FINISHED, PRUNED, Trial, TrialStore, 
 
 OPTIONS = ["--model.width", "8", "--schedule.epochs", "12", "--tracking.tensorboard", "false", "--final-attacks", "pgd-20"]
 
+AT_ONCE = 2
+OPTIONS += ["--at-once", str(AT_ONCE)]
+
 SEARCHES = {
     "tpe, pruning": ["--search", "tpe"],
     "tpe": ["--search", "tpe", "--pruning.rule", "none"],
@@ -148,7 +151,10 @@ def compared(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         area = min(with_it["hypervolume"], without["hypervolume"])
         times = [seconds_to(with_it, area), seconds_to(without, area)]
         saved.append({"hypervolume": area, "seconds_with": times[0], "seconds_without": times[1]})
-    overheads = [value for runs in found.values() for run in runs for value in run["overheads"]]
+    runs = [run for searched in found.values() for run in searched]
+    overheads = [value for run in runs for value in run["overheads"]]
+    # With all that comes between two trials of a process, and the start of the first one.
+    beside = [(AT_ONCE * run["search_seconds"] - run["training_seconds"]) / sum(run["states"].values()) for run in runs]
     return {
         "pruned_minus_random": [round(a["hypervolume"] - b["hypervolume"], 4) for a, b in zip(pruned, random, strict=True)],
         "tpe_minus_random": [round(a["hypervolume"] - b["hypervolume"], 4) for a, b in zip(whole, random, strict=True)],
@@ -160,6 +166,7 @@ def compared(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "median": round(statistics.median(overheads), 2),
             "max": max(overheads),
             "p90": round(statistics.quantiles(overheads, n=10)[-1], 2),
+            "between_and_in_trials": [round(value, 2) for value in beside],
         },
     }
 
