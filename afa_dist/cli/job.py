@@ -61,10 +61,11 @@ def run_job(
     started = False
     try:
         run = _specification(resolve, arguments, check_partly)
+        prepared = check(run) if arguments.dry_run or not arguments.print_config else None
         if arguments.print_config:
             print(yaml.safe_dump(shown(run), sort_keys=False), end="")
             return 0
-        prepared = check(run)
+        assert prepared is not None
         started = not arguments.dry_run
         (dry_run if arguments.dry_run else execute)(run, prepared)
     except UserError as error:

@@ -16,6 +16,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,17 @@ _SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # every print would appear twice
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Two pages of metrics answer anybody, without the token, and have no switch; a port that there is not is one.
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
 }
+
+EXPECTED_NODES = "AFA_DIST_RAY_NODES"
+"""Environment variable with the number of nodes that a cluster which is being started is going to have."""
+
+_JOIN_SECONDS = 300.0
+
+_CODE = Path(__file__).resolve().parents[2]
 
 _LONGEST_TMPDIR = 25
 """Ray's sockets lie deep below its folder, and the path of a socket may have 107 characters."""
@@ -103,13 +114,30 @@ def _joined(address: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        # Workers look for modules in the folder that their driver is in now: they must find the driver's own code.
+        with contextlib.chdir(_CODE):
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError.one("RAY_ADDRESS", _no_answer(address, str(error).strip().splitlines()[0])) from error
     try:
+        _wait_for_nodes(int(os.environ.get(EXPECTED_NODES, "0")))
         yield
     finally:
         ray.shutdown()
+
+
+def _wait_for_nodes(count: int) -> None:
+    """Wait until a cluster that is being started is complete.
+
+    Raises:
+        UserError: it does not become so.
+    """
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while (found := len(alive_nodes())) < count:
+        if time.monotonic() > deadline:
+            what = f"{found} of {count} nodes came within {_JOIN_SECONDS:g} s; see the logs of the others"
+            raise UserError.one(EXPECTED_NODES, what)
+        time.sleep(0.2)
 
 
 def _probe(address: str) -> None:

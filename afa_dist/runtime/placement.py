@@ -133,5 +133,7 @@ def widest(nodes: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> int
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; in a Slurm job no more than it was given, whether or not Slurm binds it to them."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
+    return min(found, int(given)) if given.isdigit() and int(given) else found

@@ -90,6 +90,10 @@ class Mirror:
         """See `RunDirectory.has_results`."""
         return any(name.parts[0] in RESULTS for name, _ in self._files(""))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file there is, by its name."""
+        return {str(name): info.size for name, info in self._files("")}
+
     def read_text(self, name: str) -> str:
         """What a file says; empty where there is none."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -30,6 +31,10 @@ PACKAGES = (
     "pytorch-metric-learning",
     "torchattacks",
 )
+
+
+COPIED = "code.json"
+"""In a copy of a checkout: what `_code` gave in the checkout."""
 
 
 def provenance(seed: int, data_fingerprint: str) -> dict[str, Any]:
@@ -76,8 +81,13 @@ def _processor() -> str:
 
 
 def _code() -> dict[str, str | None]:
-    """Commit of the checkout this package lies in, and a hash of what differs from it; None outside a checkout."""
+    """Commit of the checkout this package lies in, and a hash of what differs from it; None outside a checkout.
+
+    A copy that was made for a run in a queue has them with it.
+    """
     folder = Path(__file__).resolve().parents[2]
+    if (folder / COPIED).exists():
+        return dict(json.loads((folder / COPIED).read_text()))
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top.strip()) != folder:  # installed, perhaps inside the checkout of something else
         return {"commit": None, "diff_sha256": None}

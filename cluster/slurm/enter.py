@@ -1,0 +1,24 @@
+"""The first thing that runs on a node: looks whether what it is about to load can only come from this user.
+
+submitit loads a pickle, which is as good as running it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from submitit.core._submit import submitit_main
+
+from cluster.slurm.closed import openness
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    if fault := openness(folder):
+        sys.exit(f"afa-dist: {fault}; nothing is loaded from there")
+    submitit_main()
+
+
+if __name__ == "__main__":
+    main()

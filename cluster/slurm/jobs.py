@@ -1,0 +1,78 @@
+"""The job behind a submission: asks its own script whether all is well, and what its options come to."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afa_dist.address import below
+from afa_dist.errors import Problem, UserError
+from cluster.slurm.snapshot import ROOT
+from cluster.slurm.store import place_of
+
+LAST_LINES = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One script of jobs/ with all its options resolved, so that a recipe may change while the job waits."""
+
+    script: str
+    config: Mapping[str, Any]
+
+    @property
+    def place(self) -> str:
+        """Where the run will be, absolute."""
+        return place_of(below(str(self.config["runs_dir"]), str(self.config["name"])))
+
+    def stage(self, script: str, name: str) -> Job:
+        """A stage of a pipeline as a job of its own."""
+        return Job(script, self.config[name])
+
+
+def names() -> list[str]:
+    """The jobs there are."""
+    return sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+
+
+def resolve(script: str, arguments: Sequence[str], nodes: int, gpus: int) -> Job:
+    """Check the options of a job as the job itself does, and resolve them.
+
+    On several nodes without GPUs a job takes a worker a node, unless it says how many.
+
+    Raises:
+        UserError: all mistakes that it finds, in its own words.
+    """
+    job = Job(script, _asked(script, arguments))
+    if nodes > 1 and not gpus and job.config.get("scaling", {}).get("workers") == -1:
+        job = Job(script, _asked(script, [*arguments, "--scaling.workers", str(nodes)]))
+    return job
+
+
+def _asked(script: str, arguments: Sequence[str]) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "jobs" / f"{script}.py"), *arguments, "--dry-run", "--print-config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        found = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+        raise UserError([Problem("", line) for line in found] or [Problem(script, done.stderr.strip())])
+    if done.returncode:
+        tail = "\n".join(done.stderr.strip().splitlines()[-LAST_LINES:])
+        raise UserError.one(script, f"its own check ended with exit code {done.returncode}:\n{tail}")
+    sys.stderr.write(done.stderr)  # warnings
+    config = yaml.safe_load(done.stdout)
+    if not isinstance(config, dict) or not {"name", "runs_dir"} <= config.keys():
+        raise UserError.one(script, "is no job with a run directory; run it without the launcher")
+    return config
+
+
+def write_config(job: Job, folder: Path, name: str) -> Path:
+    """Keep the options of `job` in `folder`, for the script to read."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(dict(job.config), sort_keys=False))
+    return path
