@@ -10,10 +10,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -40,6 +40,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write `tensors` as safetensors, from whatever device they are on."""
+    from safetensors.torch import save_file  # here: whoever writes no tensors does without torch
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_aside(path, lambda aside: save_file(plain, aside))
 

@@ -26,7 +26,7 @@ from measuring import ROOT, ratio, spread, write_record
 from rich.table import Table
 
 from afa_dist.attacks import Ball
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.config import (
     ClassifierAttackConfig,
     DataConfig,

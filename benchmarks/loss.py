@@ -25,7 +25,7 @@ from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from rich.table import Table
 
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.losses import afa_loss
 
 DIM, CLASSES, TEMPERATURE = 128, 10, 0.1

@@ -26,7 +26,7 @@ from measuring import ROOT, ratio, spread, write_record
 from rich.table import Table
 from subject import EPS, SHAPE, afa_run
 
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World, join_group
 from afa_dist.training.execution import keep_freed_memory

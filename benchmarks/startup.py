@@ -31,7 +31,7 @@ import torch
 from measuring import ROOT, spread, write_record
 from rich.table import Table
 
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.config import ScalingConfig
 from afa_dist.runtime.cluster import session
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from subject import EPS, SHAPE, afa_run
 
 from afa_dist.attacks import attack_mode
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
 from afa_dist.training import contrast

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from measuring import ROOT, write_record
 from rich.table import Table
 
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.config import MethodConfig
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import join_group

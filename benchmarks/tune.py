@@ -25,7 +25,7 @@ from typing import Any
 from measuring import ROOT, write_record
 from rich.table import Table
 
-from afa_dist.cli.console import say
+from afa_dist.cli.words import say
 from afa_dist.config import DataConfig
 from afa_dist.data.catalogue import load_splits
 from afa_dist.tuning.front import hypervolume

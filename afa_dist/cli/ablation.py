@@ -17,11 +17,12 @@ from rich.table import Column, Table
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
-from afa_dist.cli.console import StageProgress, say
+from afa_dist.cli.console import StageProgress
 from afa_dist.cli.grid import Cell, Grid, check_cells, grid_of
 from afa_dist.cli.grid_record import plan_of, record_of, record_problems
 from afa_dist.cli.job import raise_any, run_job
 from afa_dist.cli.specification import build
+from afa_dist.cli.words import say
 from afa_dist.config import AblationConfig, AblationRun, PipelineRun
 from afa_dist.config.budget import total_passes
 from afa_dist.config.fields import to_mapping

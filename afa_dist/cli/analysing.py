@@ -12,9 +12,10 @@ from rich.table import Table
 from afa_dist.address import below
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import EvaluationProgress, percent, say
+from afa_dist.cli.console import EvaluationProgress
 from afa_dist.cli.evaluating import check_partly, with_saved
 from afa_dist.cli.job import parse_arguments, run_job, where_of
+from afa_dist.cli.words import percent, say
 from afa_dist.config import AnalyseRun
 from afa_dist.config.fields import pixels
 from afa_dist.evaluation.subject import is_foreign, model_folder

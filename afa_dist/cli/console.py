@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from afa_dist.cli.words import describe_row, duration, out, percent, say
 from afa_dist.config.fields import pixels
 from afa_dist.data.decode import progress_to
 from afa_dist.evaluation.summary import accuracy_words
@@ -30,43 +29,6 @@ from afa_dist.runtime.placement import is_main_process
 
 LINE_SECONDS = 10.0
 """Without a terminal, at most one line of progress in this time, besides the last."""
-
-# A log file has no width to wrap tables at.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-
-
-def say(what: str | Table) -> None:
-    """Print a line or a table; paths and names are shown as they are, not read as markup."""
-    out.print(what, markup=False)
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def counted(number: int, what: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def describe_row(row: Mapping[str, Any]) -> str:
-    """The metrics of a row, short: accuracies as per cent, the rest with four digits."""
-    skip = ("step", "epoch", "of", "phase", "lr", "eps")
-    parts = []
-    for name, value in row.items():
-        if name in skip:
-            continue
-        shown = percent(value) if name.endswith("_acc") else f"{value:.4g}"
-        parts.append(f"{name.removesuffix('_acc').replace('_', ' ')} {shown}")
-    return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Roughly how long, as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Shown:

@@ -15,10 +15,11 @@ from rich.table import Table
 from afa_dist.address import below, is_address, runs_root
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import StageProgress, counted, say
+from afa_dist.cli.console import StageProgress
 from afa_dist.cli.drill_attempt import Site
 from afa_dist.cli.drill_round import Blow, run_once, run_struck
 from afa_dist.cli.job import parse_arguments, run_job
+from afa_dist.cli.words import counted, say
 from afa_dist.config.drill import DrillRun
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.files import sha256, write_json

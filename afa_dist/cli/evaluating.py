@@ -9,9 +9,10 @@ from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import EvaluationProgress, accuracy_table, counted, say
+from afa_dist.cli.console import EvaluationProgress, accuracy_table
 from afa_dist.cli.job import parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
+from afa_dist.cli.words import counted, say
 from afa_dist.config import DataConfig, EvaluateRun
 from afa_dist.config.fields import pixels
 from afa_dist.data.catalogue import load_part

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from afa_dist.address import runs_root
-from afa_dist.cli.console import counted, percent, say
 from afa_dist.cli.job import parse_arguments, raise_any, resolve_alone, run_job
+from afa_dist.cli.words import counted, percent, say
 from afa_dist.config.exporting import ExportRun
 from afa_dist.errors import Problem, TrainingError, UserError, collected
 from afa_dist.evaluation.subject import is_foreign, model_folder

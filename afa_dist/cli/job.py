@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from afa_dist.address import is_address
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import reading_shown
+from afa_dist.cli.mistakes import report
 from afa_dist.cli.specification import build
 from afa_dist.config import BaseRun, Section
 from afa_dist.config.fields import to_mapping
@@ -137,24 +137,6 @@ def where_of(run: BaseRun) -> str:
     """The run directory, for people."""
     directory = RunDirectory.of(run)
     return f"{directory.place} (working copy {directory.path})" if is_address(run.runs_dir) else str(directory.path)
-
-
-def report(problems: Sequence[Problem], *, started: bool) -> None:
-    """Print mistakes to stderr, one a line; one that several stages share is printed once, without their names."""
-    problems = _without_repeats(problems)
-    count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
-    print(f"afa-dist: {count}{'' if started else ', nothing was started'}", file=sys.stderr)
-    for problem in problems:
-        print(f"  {problem}", file=sys.stderr)
-
-
-def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:
-    def bare(problem: Problem) -> Problem:
-        stage, _, rest = problem.where.partition(".")
-        return Problem(rest, problem.what) if stage in recipes.STAGES and rest else problem
-
-    counts = Counter(map(bare, dict.fromkeys(problems)))
-    return list(dict.fromkeys(bare(problem) if counts[bare(problem)] > 1 else problem for problem in problems))
 
 
 def parse_arguments(cls: type[Section], program: str, description: str, stages: Sequence[str] = ()) -> Arguments:

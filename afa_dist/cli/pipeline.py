@@ -11,9 +11,10 @@ from typing import Any
 from afa_dist.address import below
 from afa_dist.cli import evaluating, recipes, training
 from afa_dist.cli.arguments import Arguments
-from afa_dist.cli.console import accuracy_table, say
+from afa_dist.cli.console import accuracy_table
 from afa_dist.cli.job import parse_arguments, raise_any, run_job, where_of
 from afa_dist.cli.titles import title_of
+from afa_dist.cli.words import say
 from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, TrainingError, collected

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from afa_dist.address import is_address
 from afa_dist.cli.arguments import parse
-from afa_dist.cli.console import say
 from afa_dist.cli.job import resolve_alone, run_job
+from afa_dist.cli.words import say
 from afa_dist.config.fields import pixels
 from afa_dist.config.report import ReportRun
 from afa_dist.report.report import write_report

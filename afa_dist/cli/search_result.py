@@ -16,10 +16,10 @@ from rich.table import Table
 
 from afa_dist.address import below
 from afa_dist.cli import evaluating, exporting, pipeline, training
-from afa_dist.cli.console import counted, percent, say
 from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.search_shown import short_name
 from afa_dist.cli.trial_runs import Trials
+from afa_dist.cli.words import counted, percent, say
 from afa_dist.config import EvaluateRun, PipelineRun
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import pixels, to_mapping

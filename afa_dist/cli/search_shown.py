@@ -6,7 +6,8 @@ import time
 
 from rich.progress import MofNCompleteColumn
 
-from afa_dist.cli.console import Shown, counted, duration, percent
+from afa_dist.cli.console import Shown
+from afa_dist.cli.words import counted, duration, percent
 from afa_dist.tuning.parameters import Space, tell
 from afa_dist.tuning.record import FAILED, FINISHED, PASSED, PRUNED, Trial
 from afa_dist.tuning.search import Search

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afa_dist.cli.console import StageProgress, counted, say, training_table
+from afa_dist.cli.console import StageProgress, training_table
 from afa_dist.cli.job import parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
+from afa_dist.cli.words import counted, say
 from afa_dist.config import DataConfig, TrainingRun
 from afa_dist.config.fields import pixels
 from afa_dist.data.catalogue import DataSplits, load_splits

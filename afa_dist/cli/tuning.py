@@ -11,12 +11,12 @@ from typing import Any
 from rich.table import Table
 
 from afa_dist.cli.arguments import parse
-from afa_dist.cli.console import counted, say
 from afa_dist.cli.job import raise_any, run_job, where_of
 from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.search_checks import RECORD, Prepared, check, directory_problems, resolve, run_of, trials_of
 from afa_dist.cli.search_result import conclude
 from afa_dist.cli.search_shown import SearchProgress, describe_trial
+from afa_dist.cli.words import counted, say
 from afa_dist.config import BaseRun, ScalingConfig, TrainingRun
 from afa_dist.config.fields import pixels, to_mapping
 from afa_dist.config.tune import TuneConfig, TuneRun

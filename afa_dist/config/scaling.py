@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from afa_dist.config.fields import Section, setting
-from afa_dist.distributed.randomness import SLICE
 from afa_dist.errors import Problem
+from afa_dist.slicing import SLICE
 
 WorkerCount = Annotated[int | str, "worker count"]
 """A number of workers, or a range such as `2..8`."""

@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-SLICE = 16
-"""Samples that share one generator. Per-worker batches are multiples of it when there is more than one worker."""
+from afa_dist.slicing import SLICE
 
 
 def derive_seed(*key: int | str) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
-from afa_dist.cli.console import say
-from afa_dist.cli.job import report
+from afa_dist.cli.mistakes import report
 from afa_dist.cli.specification import build
+from afa_dist.cli.words import say
 from afa_dist.errors import Problem, UserError, collected
 from cluster.slurm import watch
 from cluster.slurm.batch import shown

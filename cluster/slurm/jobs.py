@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from afa_dist.address import below
+from afa_dist.cli import recipes
 from afa_dist.errors import Problem, UserError
 from cluster.slurm.snapshot import ROOT
 from cluster.slurm.store import place_of
@@ -49,10 +51,23 @@ def resolve(script: str, arguments: Sequence[str], nodes: int, gpus: int) -> Job
     Raises:
         UserError: all mistakes that it finds, in its own words.
     """
-    job = Job(script, _asked(script, arguments))
-    if nodes > 1 and not gpus and job.config.get("scaling", {}).get("workers") == -1:
-        job = Job(script, _asked(script, [*arguments, "--scaling.workers", str(nodes)]))
-    return job
+    if nodes > 1 and not gpus and not _says_workers(arguments):
+        arguments = [*arguments, "--scaling.workers", str(nodes)]
+    return Job(script, _asked(script, arguments))
+
+
+def _says_workers(arguments: Sequence[str]) -> bool:
+    """Whether the options of a job, or its recipe, say how many workers it takes."""
+    if any(word.partition("=")[0].endswith("scaling.workers") for word in arguments):
+        return True
+    for place, word in enumerate(arguments):
+        path = word.partition("=")[2] or (arguments[place + 1] if place + 1 < len(arguments) else "")
+        if word.partition("=")[0] == "--config" and path:
+            with contextlib.suppress(UserError):  # the job itself will say what is wrong with it
+                recipe = recipes.read_recipe(path, grid=True, search=True)
+                parts = [recipe, *(part for part in recipe.values() if isinstance(part, Mapping))]
+                return any(isinstance(part.get("scaling"), Mapping) and "workers" in part["scaling"] for part in parts)
+    return False
 
 
 def _asked(script: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from afa_dist.address import is_address
-from afa_dist.cli.console import counted, describe_row, say
+from afa_dist.cli.words import counted, describe_row, say
 from afa_dist.errors import UserError
 from cluster.slurm.attempts import WORDS
 from cluster.slurm.commands import JobState, ask, states

@@ -2,7 +2,8 @@
 
 import pytest
 
-from afa_dist.cli.console import StageProgress, describe_row, duration, pixels
+from afa_dist.cli.console import StageProgress, pixels
+from afa_dist.cli.words import describe_row, duration
 
 
 @pytest.mark.parametrize(
