@@ -24,7 +24,7 @@ from cluster.slurm.batch import shown
 from cluster.slurm.checks import request_problems
 from cluster.slurm.commands import tested
 from cluster.slurm.jobs import Job, names, resolve
-from cluster.slurm.request import Request
+from cluster.slurm.request import FOLDER, Request
 from cluster.slurm.snapshot import ROOT, snapshot
 from cluster.slurm.store import Store
 from cluster.slurm.submit import Planned, Submitter, plan
@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
 def _look(what: str, words: list[str]) -> int:
     site, words = _taken(words, "--site")
     folder, words = _taken(words, "--folder")
-    store = Store.at(folder or str(_site(site).get("folder", Request(time="1").folder)))
+    store = Store.at(folder or str(_site(site).get("folder", FOLDER)))
     runs = [word for word in words if not word.startswith("-")]
     flags = {word for word in words if word.startswith("-")}
     if unknown := flags - ({"-f", "--follow"} if what == "logs" else set()):

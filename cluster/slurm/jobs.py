@@ -72,6 +72,7 @@ def _says_workers(arguments: Sequence[str]) -> bool:
 
 def _asked(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "jobs" / f"{script}.py"), *arguments, "--dry-run", "--print-config"]
+    print(f"checking the options of jobs/{script}.py ...", file=sys.stderr, flush=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 2:
         found = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]

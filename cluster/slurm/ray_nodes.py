@@ -29,7 +29,7 @@ MARK = "AFA_DIST_SLURM_RAY"
 JOIN_SECONDS = 300.0
 """How long the nodes of a job wait for each other: they may need minutes to start, and shared folders to show a file."""
 
-UP_SECONDS = 90.0
+UP_SECONDS = 120.0
 TRIES = 5
 
 _PROTECTED = {
@@ -39,8 +39,6 @@ _PROTECTED = {
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A node whose head is gone would stay for a minute.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
 
 
@@ -115,7 +113,7 @@ class RayNode:
         for attempt in range(TRIES):
             base = free_block(self.identity, self.share.cpus, attempt)
             self._start([*head, *options_of(base, self.share.cpus, head=True)], place)
-            if self._comes(lambda base=base: _answers(address, base), seconds):  # type: ignore[misc]
+            if self._comes(self._says_started, seconds):
                 write_json(
                     self.folder / "address.json", {"address": f"{address}:{base}", "dashboard": base + 1, "tmp": name}
                 )
@@ -146,7 +144,7 @@ class RayNode:
         for attempt in range(TRIES):
             base = free_block(self.identity, self.share.cpus, attempt)
             self._start([*options, *options_of(base, self.share.cpus, head=False)], place)
-            if self._comes(lambda: b"Ray runtime started" in self.log.read_bytes(), UP_SECONDS) or over():
+            if self._comes(self._says_started, UP_SECONDS) or over():
                 return True
             self.stop()
         raise RuntimeError(f"this node could not join Ray in {TRIES} tries; the end of {self.log}:\n{_tail(self.log)}")
@@ -183,6 +181,9 @@ class RayNode:
                 preexec_fn=_deaf,
                 start_new_session=True,
             )
+
+    def _says_started(self) -> bool:
+        return b"Ray runtime started" in self.log.read_bytes()
 
     def _comes(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -244,14 +245,6 @@ def read_json(path: Path) -> Any:
         list(path.parent.iterdir())
         return json.loads(path.read_text())
     return None
-
-
-def _answers(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -26,6 +26,9 @@ _TIMES = (
 """Slurm's ways to write a time, each with the greatest number of minutes in it."""
 
 
+FOLDER = "~/.afa-dist/slurm"
+
+
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class ContainerConfig(Section):
     """An image that the job runs in. The launcher's own part stays outside."""
@@ -69,9 +72,7 @@ class Request(Section):
     max_losses: int = setting(20, "so often a run goes on after a node or a process was lost", ge=0)
     max_idle: int = setting(3, "starts in a row without anything saved, after which the run ends", ge=1)
     drain_seconds: float = setting(60.0, "time between two looks at whether a node is being drained; 0 = never", ge=0)
-    folder: str = setting(
-        "~/.afa-dist/slurm", "folder for what is submitted, seen by all nodes and closed to others (mode 0700)"
-    )
+    folder: str = setting(FOLDER, "folder for what is submitted, seen by all nodes and closed to others (mode 0700)")
     tmp: str = setting("/tmp", "folder of each node for temporary files; its name must be short, for Ray's sockets")  # noqa: S108
     setup: tuple[str, ...] = setting((), "lines of bash that a job begins with (site files): modules, variables")
     extra: tuple[str, ...] = setting((), "further options of sbatch, as name=value")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,15 +30,20 @@ def snapshot(store: Path, root: Path = ROOT) -> tuple[Path, list[str]]:
         digest.update(name.encode() + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
     folder = store / "code" / digest.hexdigest()[:16]
     if not folder.exists():
-        aside = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         for name in names:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, aside / name)
         diff = _git(root, "diff", "HEAD", "--binary")
         (aside / "local.diff").write_text(diff)
         (aside / RECORD).write_text(json.dumps(_record(root)) + "\n")
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError:  # another submission made it meanwhile
+            shutil.rmtree(aside)
+            if not folder.exists():
+                raise
     new = _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
     return folder, [name for name in new if name.endswith((".py", ".yaml"))]
 

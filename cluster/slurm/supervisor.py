@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,9 @@ from cluster.slurm.task import Work
 REQUEUE = 75
 """EX_TEMPFAIL: the same code by which a job says that it was warned and has saved all."""
 
+MISTAKE = 2
 CANCELLED = 143
+SETTLE_SECONDS = 3.0
 AROUND_LIMIT_SECONDS = 90
 """Slurm may warn up to a minute before it was asked to; a warning so near to the limit is of the limit."""
 
@@ -149,6 +151,10 @@ class First:
                 child.kill()
                 return child.wait(), broken
             time.sleep(0.2)
+        if child.returncode not in (0, MISTAKE, REQUEUE) and ray is not None and not told:
+            time.sleep(SETTLE_SECONDS)  # Ray may take a moment longer to be gone than a job that lost it
+            if broken := self._broken(ray):
+                return -signal.SIGKILL, broken
         return child.returncode, ""
 
     def _broken(self, ray: RayNode) -> str:
@@ -161,17 +167,29 @@ class First:
         """What kind of end it was, and why."""
         if code == 0:
             return "done", ""
-        if self.heard.signal == signal.SIGTERM and is_cancelled(self.job):
-            return "cancelled", "by scancel"
         if self.heard.signal is not None or code == REQUEUE:
-            limit = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-            at = self.heard.at or time.time()
-            if self.heard.signal != signal.SIGTERM and limit - at <= self.work.signal_seconds + AROUND_LIMIT_SECONDS:
+            fields = job_fields(self.job)
+            if self._by_limit(fields):
                 return TIMEOUT, ""
+            if self.heard.signal == signal.SIGTERM and is_cancelled(fields):
+                return "cancelled", "by scancel"
             return PREEMPTION, self.heard.why or (self.heard.signal.name if self.heard.signal else "")
         if code < 0:
             return LOSS, f"ended by {signal.Signals(-code).name}"
         return "failed", ""
+
+    def _by_limit(self, fields: Mapping[str, str]) -> bool:
+        """Whether the warning was of the time limit."""
+        if fields.get("Reason") == "TimeLimit":
+            return True
+        if fields.get("PreemptTime", "None") != "None":  # which moves the end
+            return False
+        try:
+            end = datetime.datetime.fromisoformat(fields.get("EndTime", "")).timestamp()
+        except ValueError:
+            return False
+        at = self.heard.at or time.time()
+        return self.heard.signal == signal.SIGUSR2 and end - at <= self.work.signal_seconds + AROUND_LIMIT_SECONDS
 
     def _watch_drain(self, child: subprocess.Popen[bytes]) -> None:
         """Leave a node that is being drained: whoever does that waits for it."""
@@ -222,9 +240,15 @@ def head_address() -> str:
     return own_address(fields.get("NodeAddr") or other)
 
 
-def is_cancelled(job: str) -> bool:
-    fields = dict(word.partition("=")[::2] for word in ask("scontrol", "-o", "show", "job", job).split())
-    return fields.get("JobState") == "CANCELLED"
+def job_fields(job: str) -> dict[str, str]:
+    """What Slurm knows of a job, by its names for it."""
+    return dict(word.partition("=")[::2] for word in ask("scontrol", "-o", "show", "job", job).split())
+
+
+def is_cancelled(fields: Mapping[str, str]) -> bool:
+    """Whether somebody has ended the job for good. One that is preempted looks the same, but for when it was."""
+    ending = fields.get("JobState") in ("CANCELLED", "COMPLETING")
+    return ending and fields.get("PreemptTime", "None") == "None"
 
 
 def draining_nodes() -> str:

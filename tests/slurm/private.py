@@ -33,6 +33,8 @@ MEMORY_MB = 8192
 MOST_ELEMENTS = 5
 """Of one job array: MaxArraySize less one, small so that arrays have to be cut."""
 
+SERVICES = ("slurmd", "slurmctld", "slurmstepd", "munged", "mariadbd")
+
 _CONF = """\
 ClusterName=afa
 SlurmctldHost={host}(127.0.0.1)
@@ -152,24 +154,22 @@ class PrivateSlurm:
         """Stop all that was started here, and what jobs left behind; the folder stays, for its logs."""
         with contextlib.suppress(subprocess.SubprocessError, OSError):
             self._ask("scancel", "--signal=KILL", "--user=root", allowed=(0, 1))
-        processes = self.processes()
+        processes = [process for process in self.processes() if process.name().startswith(SERVICES)]
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(processes, timeout=10)
-        for process in [*alive, *self.processes()]:
+        psutil.wait_procs(processes, timeout=3)
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """Our services: they have the folder on their command line or in their environment."""
+        """Our services and all that jobs started: they have our configuration in their environment."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                ours = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                if process.name().startswith(("slurmd", "slurmctld", "slurmstepd", "munged", "mariadbd")) and (
-                    ours or str(self.folder) in " ".join(process.cmdline())
-                ):
+                mine = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
+                if mine and process.pid != os.getpid():
                     found.append(process)
         return found
 
