@@ -96,7 +96,7 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> tuple[Any,
         try:
             value = _adapter(plain).validate_python(value)
         except pydantic.ValidationError:
-            expected = _SPECIAL_WORDS.get(hint) or _type_words(plain)
+            expected = _type_words(hint if hint in _SPECIAL_WORDS else plain)
             return None, [Problem(field.name, f"{value!r} is not {expected}")]
     return value, list(check_value(field.name, value, plain, field.metadata))
 
@@ -111,6 +111,8 @@ def _is_optional(hint: Any) -> bool:
 
 
 def _type_words(hint: Any) -> str:
+    if hint in _SPECIAL_WORDS:
+        return _SPECIAL_WORDS[hint]
     if get_origin(hint) is tuple:
         return "a list, or words with commas between them"
     if _is_optional(hint):

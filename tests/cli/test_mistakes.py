@@ -41,6 +41,7 @@ def check_message(code, message, *words):
         (["--attack.eps", "300"], ["attack.eps", "300", "8/255"]),
         (["--attack.eps", "2"], ["attack.eps", "at most 1"]),
         (["--attack.eps", "8/0"], ["attack.eps", "8/255"]),
+        (["--validation.eps", ":"], ["validation.eps", "8/255", "or null"]),
         (["--attack.eps", "nan"], ["attack.eps", "nan"]),
         (["--method.temperature", "0"], ["method.temperature", "above 0"]),
         (["--data.name", "mnist"], ["data.name", "mnist", "digits, parquet, cifar10, cifar100"]),

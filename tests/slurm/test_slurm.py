@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 SHORT = [*RECIPE, *SMALL, "--schedule.epochs", "60"]
 """A quarter of a minute on one core: enough to be struck."""
 
-LONG = [*RECIPE, *SMALL, "--schedule.epochs", "240"]
-"""More than a minute, the least time limit there is."""
+LONG = [*RECIPE, *SMALL, "--schedule.epochs", "180"]
+"""About a minute, the least time limit there is; Slurm warns up to a minute early."""
 
 
 @pytest.fixture(scope="module")
