@@ -174,6 +174,9 @@ class First:
             if self.heard.signal == signal.SIGTERM and is_cancelled(fields):
                 return "cancelled", "by scancel"
             return PREEMPTION, self.heard.why or (self.heard.signal.name if self.heard.signal else "")
+        if code == MISTAKE and self.restart > 0:
+            # It was right before. The lost start may still live on a node that Slurm has given up, and hold the run.
+            return LOSS, "it refused to start, see above"
         if code < 0:
             return LOSS, f"ended by {signal.Signals(-code).name}"
         return "failed", ""

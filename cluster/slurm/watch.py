@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from afa_dist.address import is_address
 from afa_dist.cli.words import counted, describe_row, say
@@ -27,11 +27,11 @@ def status(store: Store, runs: Sequence[str]) -> int:
     """Show all submissions, or those of some runs, with where they stand."""
     submissions = chosen(store, runs)
     found = states(sorted({job for one in submissions for job in one.jobs}))
-    table = Table("run", "job", "for", "state", "time", "starts", "where it stands")
+    table = Table(Column("run", overflow="fold"), "job", "for", "state", "time", "starts", "where it stands")
     for one in submissions:
         for number, (job, what) in enumerate(one.jobs.items()):
             own = _own(found, job)
-            run = one.place if number == 0 else ""
+            run = _short(one.place) if number == 0 else ""
             state, took = _state_words(own)
             table.add_row(
                 run, job, what, state, took, _starts(one, job), _progress(one, job, own) if number == 0 else _why(own)
@@ -94,6 +94,12 @@ def chosen(store: Store, runs: Sequence[str]) -> list[Submission]:
     return found
 
 
+def _short(place: str) -> str:
+    """A run as a person here would type it."""
+    path = Path(place)
+    return str(path.relative_to(Path.cwd())) if not is_address(place) and path.is_relative_to(Path.cwd()) else place
+
+
 def _own(found: dict[str, JobState], job: str) -> list[JobState]:
     """The states of a job, or of all elements of an array."""
     return [state for key, state in found.items() if key == job or key.startswith(f"{job}_")]
@@ -126,7 +132,8 @@ def _progress(one: Submission, job: str, own: Sequence[JobState]) -> str:
     if is_address(one.place):
         return _why(own)
     run = Path(one.place)
-    if (run / "summary.json").exists() and not any(state.state in LIVE for state in own):
+    ended = not any(state.state in LIVE for state in own)
+    if ended and any((run / name).exists() for name in ("summary.json", "evaluation/summary.json")):
         return "finished"
     rows = list(_last_lines(run / "metrics.jsonl", 1))
     if rows and "step" in rows[0]:

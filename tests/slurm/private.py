@@ -138,12 +138,17 @@ class PrivateSlurm:
 
     def kill_node(self, name: str) -> None:
         """Kill a node's slurmd and all that it runs, as a crash of the machine would."""
+        victims = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if process.name().startswith(("slurmd", "slurmstepd")) and self._belongs_to(process, name):
-                    for child in [*process.children(recursive=True), process]:
-                        with contextlib.suppress(psutil.Error):
-                            child.kill()
+                if process.name() == "slurmd" and name in process.cmdline():
+                    victims.insert(0, process)
+                elif process.environ().get("SLURMD_NODENAME") == name:
+                    stepd = next((parent for parent in process.parents() if "slurmstepd" in parent.name()), process)
+                    victims += [stepd, process]
+        for process in victims:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def states(self) -> list[tuple[str, str]]:
         """Nodes and what they are doing: IDLE, MIXED, DOWN, ..."""
@@ -172,13 +177,6 @@ class PrivateSlurm:
                 if mine and process.pid != os.getpid():
                     found.append(process)
         return found
-
-    def _belongs_to(self, process: psutil.Process, node: str) -> bool:
-        if process.name().startswith("slurmstepd"):
-            return any(self._belongs_to(parent, node) for parent in process.parents() if parent.name() == "slurmd") or (
-                process.environ().get("SLURMD_NODENAME") == node
-            )
-        return node in process.cmdline()
 
     def _configure(self) -> None:
         ports = dict(zip(("ctld", "dbd", "sql", *NODES), _free_ports(3 + len(NODES)), strict=True))

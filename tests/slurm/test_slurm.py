@@ -156,7 +156,7 @@ def test_an_array_with_a_killed_element(desk, trained_run):
     assert "tried again" in desk.log(jobs[-1]), desk.log(jobs[-1])
     desk.until(lambda: (desk.run_dir("e") / "evaluation/summary.json").exists(), "the merged result", 180)
     status = desk.run("status", "e")
-    assert status.returncode == 0 and "finished" in status.stdout, status.stdout + status.stderr
+    assert status.returncode == 0 and "1 FAILED" in status.stdout and "finished" in status.stdout, status.stdout
     alone = here(desk.folder, "evaluate", *options, "--name", "f")
     found, expected = (json.loads((alone / name / "evaluation/summary.json").read_text()) for name in ("e", "f"))
     assert found["accuracies"] == expected["accuracies"]
