@@ -22,17 +22,20 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 class Desk:
     """In `folder`, on a Slurm reached through `environment`, with a site's defaults."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], user: str = "") -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], user: str = "", python: str = sys.executable, root: Path = ROOT
+    ) -> None:
         self.folder = folder
         self.user = user
+        self.python = python
         self.store = folder / "store"
         site = {"folder": str(self.store), "time": "10", "signal_seconds": 20, "cpus_per_task": 1, "drain_seconds": 3}
         (folder / "site.yaml").write_text(yaml.safe_dump(site))
-        self.environment = {**environment, "PYTHONPATH": str(ROOT), "AFA_DIST_SITE": str(folder / "site.yaml")}
+        self.environment = {**environment, "PYTHONPATH": str(root), "AFA_DIST_SITE": str(folder / "site.yaml")}
         self.environment |= {"OMP_NUM_THREADS": "1", "HOME": str(folder)}
 
     def command(self, *words: object) -> list[str]:
-        own = [sys.executable, "-m", "cluster.slurm", *map(str, words)]
+        own = [self.python, "-m", "cluster.slurm", *map(str, words)]
         return ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", *own] if self.user else own
 
     def run(self, *words: object) -> subprocess.CompletedProcess:

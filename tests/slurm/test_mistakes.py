@@ -28,8 +28,8 @@ def test_bad_requests_fail_before_submission(desk):
 
 
 def test_check_asks_slurm_and_submits_nothing(desk):
-    before = desk.slurm("squeue", "-h", "-t", "all")
+    before = desk.slurm("squeue", "-h", "-t", "all", "-o", "%i")
     done = desk.run("pretrain", "--check", "--", *RECIPE)
     assert done.returncode == 0, done.stderr
     assert "to start at" in done.stdout and "nothing was submitted" in done.stdout
-    assert desk.slurm("squeue", "-h", "-t", "all") == before
+    assert desk.slurm("squeue", "-h", "-t", "all", "-o", "%i") == before

@@ -5,44 +5,72 @@ import re
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
 from cluster.slurm.ports import HIGHEST, LOWEST
 from tests.slurm.conftest import clean
-from tests.slurm.desk import RECIPE, SMALL, Desk
+from tests.slurm.desk import ROOT, SMALL, Desk
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-LONG = [*RECIPE, *SMALL, "--schedule.epochs", "2000", "--scaling.workers", "2"]
+LONG = [*SMALL, "--schedule.epochs", "2000", "--scaling.workers", "2"]
+NAME = "a b'$(touch oops)"
 OTHER = "afa-other"
-TRAINING = re.compile("RayTrainWorker")
-"""Workers of one group open ports of torch's own for each other."""
+METHODS = (
+    "NodeInfoGcsService/GetAllNodeInfo",
+    "InternalKVGcsService/InternalKVKeys",
+    "NodeManagerService/GetSystemConfig",
+    "CoreWorkerService/GetCoreWorkerStats",
+)
+OTHERS = re.compile(r"^srun |RayTrainWorker")
+"""Ports that are not Ray's: Slurm's own, and those that torch opens between the workers of one group."""
 
 
 @pytest.fixture(scope="module")
-def running(slurm, tmp_path_factory):
-    """Two users' jobs, each on both nodes, at once; their processes."""
-    mine = Desk(tmp_path_factory.mktemp("mine"), clean(slurm.environment))
+def other(slurm, tmp_path_factory):
+    """A second user of the machine, who need not be able to read where the first one's project and Python are."""
     if subprocess.run(["id", OTHER], capture_output=True).returncode:
         subprocess.run(["useradd", "--system", "--no-create-home", OTHER], check=True)
     slurm.add_user(OTHER)
-    folder = tmp_path_factory.mktemp("other")
-    theirs = Desk(folder, clean(slurm.environment), user=OTHER)
-    subprocess.run(["chown", "-R", OTHER, folder], check=True)
-    for parent in folder.parents:
-        if parent.stat().st_mode & 0o077 == 0:
-            parent.chmod(parent.stat().st_mode | 0o011)
+    with tempfile.TemporaryDirectory(prefix="afa-other-", dir="/tmp") as name:
+        folder, root = Path(name), Path(name) / "project"
+        folder.chmod(0o755)
+        root.mkdir()
+        python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+        subprocess.run([python, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+        subprocess.run(["mount", "--bind", ROOT, root], check=True)
+        try:
+            packages = root / Path(sysconfig.get_path("purelib")).relative_to(ROOT)
+            (site,) = (folder / "venv/lib").glob("python*/site-packages")
+            (site / "project.pth").write_text(f"{packages}\n")
+            (folder / "home").mkdir()
+            environment = {**clean(slurm.environment), "PATH": f"{folder / 'venv/bin'}:/usr/bin:/bin"}
+            desk = Desk(folder / "home", environment, OTHER, str(folder / "venv/bin/python"), root)
+            subprocess.run(["chown", "-R", OTHER, folder / "home"], check=True)
+            yield desk
+        finally:
+            subprocess.run(["umount", "--lazy", root], check=True)
+
+
+@pytest.fixture(scope="module")
+def running(slurm, other, tmp_path_factory):
+    """Two users' jobs, each on both nodes, at once."""
+    mine = Desk(tmp_path_factory.mktemp("mine"), clean(slurm.environment))
     desks = {}
-    for desk in (mine, theirs):
-        (job,) = desk.submit("pretrain", "--nodes", 2, "--", *LONG, "--name", "a b'$(touch oops)")
+    for desk in (mine, other):
+        recipe = ["--config", Path(desk.environment["PYTHONPATH"]) / "recipes/digits.yaml"]
+        (job,) = desk.submit("pretrain", "--nodes", 2, "--", *recipe, *LONG, "--name", NAME)
         desks[job] = desk
     for job, desk in desks.items():
-        desk.until(lambda desk=desk: desk.step("a b'$(touch oops)") > 0, f"a checkpoint of job {job}", 200)
+        desk.until(lambda desk=desk: desk.step(NAME) > 0, f"a checkpoint of job {job}", 200)
     yield desks
     for job, desk in desks.items():
         desk.slurm("scancel", job)
@@ -107,7 +135,7 @@ def test_every_port_is_known_and_refuses_strangers(running):
     found = listeners(job)
     gcs = int(address_of(desk)[0]["address"].rpartition(":")[2])
     unknown = [one for one in found if one[0] not in ("127.0.0.1", "::1") and not LOWEST <= one[1] < HIGHEST]
-    assert not [one for one in unknown if not TRAINING.search(one[2])], unknown
+    assert [one for one in unknown if not OTHERS.search(one[2])] == []
     dashboard = gcs + 1
     assert [ip for ip, port, _ in found if port == dashboard] == ["127.0.0.1"]
     for headers in ({}, {"Authorization": "Bearer " + "0" * 64}):
@@ -118,13 +146,28 @@ def test_every_port_is_known_and_refuses_strangers(running):
     for _, port, who in found:
         if answer := over_http(port):
             assert re.match(r"HTTP/1\.[01] (401|403|404|405)", answer), (port, who, answer)
+    refusals = {port: over_grpc(port) for _, port, _ in found}
+    assert [port for port, codes in refusals.items() if "OK" in codes] == []
+    assert refusals[gcs] == {"UNAUTHENTICATED"}
+    assert sum("UNAUTHENTICATED" in codes for codes in refusals.values()) > 4  # raylets and workers too
     program = f"import ray; ray.init('127.0.0.1:{gcs}', log_to_driver=False); print(ray.nodes())"
-    wrong = desk.folder / "wrong"
-    wrong.write_text("0" * 64)
-    for extra in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)}):
-        environment = {**clean(desk.environment), **extra}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode != 0 and "NodeID" not in done.stdout
+    environment = clean(desk.environment)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "NodeID" not in done.stdout
+
+
+def over_grpc(port):
+    """What the services of Ray on a port answer to calls without a token, and with a wrong one."""
+    codes = set()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in METHODS:
+            for metadata in ((), (("authorization", "Bearer " + "0" * 64),)):
+                try:
+                    channel.unary_unary(f"/ray.rpc.{method}")(b"", metadata=metadata, timeout=2)
+                    codes.add("OK")
+                except grpc.RpcError as error:
+                    codes.add(error.code().name)
+    return codes
 
 
 def over_http(port):
