@@ -146,9 +146,9 @@ def test_every_port_is_known_and_refuses_strangers(running):
     for _, port, who in found:
         if answer := over_http(port):
             assert re.match(r"HTTP/1\.[01] (401|403|404|405)", answer), (port, who, answer)
-    refusals = {port: over_grpc(port) for _, port, _ in found}
+    refusals = {port: over_grpc(port) for port in sorted({port for _, port, _ in found})}
     assert [port for port, codes in refusals.items() if "OK" in codes] == []
-    assert refusals[gcs] == {"UNAUTHENTICATED"}
+    assert "UNAUTHENTICATED" in refusals[gcs]
     assert sum("UNAUTHENTICATED" in codes for codes in refusals.values()) > 4  # raylets and workers too
     program = f"import ray; ray.init('127.0.0.1:{gcs}', log_to_driver=False); print(ray.nodes())"
     environment = clean(desk.environment)
@@ -167,6 +167,8 @@ def over_grpc(port):
                     codes.add("OK")
                 except grpc.RpcError as error:
                     codes.add(error.code().name)
+                if codes <= {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+                    return codes  # it does not speak gRPC
     return codes
 
 
