@@ -1,8 +1,9 @@
 # make demo    train, attack and compare on scikit-learn's digits, in minutes
-# make test    all tests
+# make test    all tests: those that need no Ray two at a time, then the others
 # make test-robustbench    RobustBench's own code on an exported model, in an environment of its own (.venv-robustbench)
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
+# make slurm-up, slurm-down    start and stop a private Slurm of two nodes, to try things on (needs root)
 # make bench   all benchmarks, one after the other: about two hours on 2 idle cores; records under results/
 # Everything is installed into .venv (about 6 GB: torch brings its GPU libraries along).
 
@@ -11,13 +12,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROBUSTBENCH := .venv-robustbench
 
-.PHONY: demo test test-robustbench bench lint format types clean
+.PHONY: demo test test-robustbench slurm-up slurm-down bench lint format types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python jobs/pipeline.py --config recipes/digits.yaml
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not ray and not slurm"
+	$(BIN)/python -m pytest -m "ray or slurm"
+
+slurm-up: $(VENV)/.test
+	$(BIN)/python -m tests.slurm.private up
+
+slurm-down:
+	$(BIN)/python -m tests.slurm.private down
 
 test-robustbench: $(ROBUSTBENCH)/.made
 	$(ROBUSTBENCH)/bin/python -m pytest tests/robustbench

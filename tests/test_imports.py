@@ -41,8 +41,9 @@ def ordered_imports(path: Path) -> list[str]:
 
 
 def test_imports_point_one_way():
-    """jobs -> cli -> runtime -> training, evaluation -> the rest; nothing points back."""
+    """cluster -> jobs -> cli -> runtime -> training, evaluation -> the rest; nothing points back."""
     layers = [
+        ("cluster",),
         ("jobs",),
         ("afa_dist/cli",),
         ("afa_dist/runtime",),
@@ -67,6 +68,20 @@ def test_only_runtime_knows_ray():
         assert "submitit" not in names, path
         if "runtime" not in path.parts:
             assert "ray" not in names, path
+
+
+def test_what_runs_beside_a_job_on_its_nodes_needs_the_standard_library_alone():
+    """It starts at once, and outside of the container that has everything else."""
+    program = """
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {*sys.stdlib_module_names, "cluster"}:
+            raise ImportError("forbidden: " + name)
+sys.meta_path.insert(0, Forbid())
+import cluster.slurm.task, cluster.slurm.supervisor, cluster.slurm.closed
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_the_core_needs_five_packages_only():

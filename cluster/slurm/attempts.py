@@ -100,7 +100,7 @@ class Attempts:
             return ""
         option, most = self.limits.of(last)
         count = sum(event.get("ended") == last for event in events)
-        return f"{WORDS[last]} for the {count}th time ({option} {most})" if count > most else ""
+        return f"{WORDS[last]}, {count} times by now ({option} {most})" if count > most else ""
 
     def _add(self, event: dict[str, Any]) -> dict[str, Any]:
         with self.path.open("a") as file:
