@@ -21,7 +21,7 @@ _BEFORE_HEARING = 128 + 12
 
 
 class Executor(SlurmExecutor):  # type: ignore[misc]  # submitit has no types that are exported
-    """submitit's executor with our own way in."""
+    """submitit's executor with our own way in. -P: the job's folder is not searched for code before the snapshot."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -29,7 +29,7 @@ class Executor(SlurmExecutor):  # type: ignore[misc]  # submitit has no types th
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} -u -m cluster.slurm.enter {shlex.quote(str(self.folder))}"
+        return f"{self.python} -u -P -m cluster.slurm.enter {shlex.quote(str(self.folder))}"
 
     def script(self) -> str:
         """The batch script as it would be submitted."""
@@ -117,7 +117,7 @@ def python_of(request: Request) -> str:
 
 def ray_of(request: Request) -> tuple[str, ...]:
     """The command of `ray`, by the Python that runs the job."""
-    return (python_of(request), "-m", "ray.scripts.scripts")
+    return (python_of(request), "-P", "-m", "ray.scripts.scripts")
 
 
 def shown(command: Sequence[str]) -> str:

@@ -160,7 +160,7 @@ class Submitter:
         place = one.job.place
         saved: tuple[str, ...] = ()
         if is_address(place):
-            saved = (*prefix_of(request, self.folder, self.code), python, "-m", "cluster.slurm.saved", place)
+            saved = (*prefix_of(request, self.folder, self.code), python, "-P", "-m", "cluster.slurm.saved", place)
         return Work(
             command=(python, str(self.code / "jobs" / f"{one.job.script}.py"), "--config", str(config), *more),
             prefix=prefix_of(request, self.folder, self.code),
@@ -185,7 +185,7 @@ class Submitter:
             part = works[first : first + most]
             executor = self._executor(Planned(name, _NO_JOB, array=len(works)), after)
             numbers.append(self._sent(executor, part, f"{name}, {len(part)} of {len(works)} elements"))
-        command = (sys.executable, "-m", "cluster.slurm.finish", str(self.folder), name, str(again))
+        command = (sys.executable, "-P", "-m", "cluster.slurm.finish", str(self.folder), name, str(again))
         finish = dataclasses.replace(works[0], command=command, prefix=(), mark=f"{name}.done", saved_command=(), nodes=1)
         executor = self._executor(Planned(f"{name}-{MERGE}", _NO_JOB, light=True), "afterany:" + ":".join(numbers))
         self.numbers[name] = self._sent(executor, [finish], f"{name}, {MERGE}")

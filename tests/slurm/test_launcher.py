@@ -128,7 +128,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
     done = launcher(tmp_path, "status", "--folder", tmp_path / "closed")
     assert done.returncode == 2 and "chmod go-w" in done.stderr
     entered = subprocess.run(
-        [sys.executable, "-m", "cluster.slurm.enter", str(closed)],
+        [sys.executable, "-P", "-m", "cluster.slurm.enter", str(closed)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
