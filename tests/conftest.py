@@ -45,6 +45,8 @@ def ray_cluster():
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(folder / "token"),
         RAY_TMPDIR=str(folder / "ray"),
+        DASHBOARD_METRIC_PORT="-1",
+        AUTOSCALER_METRIC_PORT="-1",
         RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{ports['dashboard']}",
     )
     bin_folder = Path(sys.executable).parent

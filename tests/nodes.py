@@ -31,6 +31,7 @@ class TwoNodes:
         self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_ADDRESS": self.address}
         # Ray looks for drained nodes every 5 s otherwise.
         self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "OMP_NUM_THREADS": "1"}
+        self.env |= {"DASHBOARD_METRIC_PORT": "-1", "AUTOSCALER_METRIC_PORT": "-1"}  # their pages answer anybody
         self.env |= KEYS
         port = self.address.partition(":")[2]
         self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'r'}", cpus=head_cpus)
