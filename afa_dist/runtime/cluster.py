@@ -22,7 +22,15 @@ from pathlib import Path
 
 from afa_dist.config import ScalingConfig
 from afa_dist.errors import UserError
-from afa_dist.runtime.placement import OWN_CLUSTER, Placement, addressed_cluster, cores, place_here, place_on_nodes
+from afa_dist.runtime.placement import (
+    OWN_CLUSTER,
+    Placement,
+    addressed_cluster,
+    cores,
+    memory_given,
+    place_here,
+    place_on_nodes,
+)
 
 _SETTINGS = {
     # A report waits until it is polled; the default of 2 s adds seconds to every short run.
@@ -159,8 +167,11 @@ def _no_answer(address: str, reason: str) -> str:
 def _own(cpus: int) -> Iterator[None]:
     import ray
 
+    given = memory_given()
     context = ray.init(
         address="local",
+        # By itself Ray would take a part of the machine's.
+        object_store_memory=max(100 * 2**20, given * 3 // 10) if given else None,
         num_cpus=max(cores(), cpus),
         include_dashboard=False,
         logging_level="ERROR",

@@ -132,6 +132,13 @@ def widest(nodes: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> int
     return next((threads for threads in range(most, 0, -1) if room(nodes, threads, gpu) >= workers), 1)
 
 
+def memory_given() -> int | None:
+    """Bytes that a Slurm job was given on this node; None outside of one, or where Slurm does not count memory."""
+    per_node, per_cpu = os.environ.get("SLURM_MEM_PER_NODE", ""), os.environ.get("SLURM_MEM_PER_CPU", "")
+    megabytes = int(per_node) if per_node.isdigit() else int(per_cpu) * cores() if per_cpu.isdigit() else 0
+    return megabytes * 2**20 or None
+
+
 def cores() -> int:
     """Cores that this process may use; in a Slurm job no more than it was given, whether or not Slurm binds it to them."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

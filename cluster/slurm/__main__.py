@@ -78,29 +78,32 @@ def _launch(script: str, words: list[str]) -> int:
     request, job = _checked(script, arguments, _site(site), rest)
     planned = plan(script, job, request)
     if arguments.dry_run:
-        store = Store(Path(request.folder).expanduser().absolute())
-        submitter = Submitter(store, request, job.place, store.run_folder(job.place) / "NEW", store.path / "code" / "NEW")
-        _show(submitter, planned)
+        _show(_draft(Store(Path(request.folder).expanduser().absolute()), request, job), planned)
         return 0
     store = Store.at(request.folder)
+    for one, (name, script_text, _) in zip(planned, _draft(store, request, job).scripts(planned), strict=True):
+        answer = tested(script_text) if not one.after and not one.array else ""
+        if answer and request.check:
+            say(f"{name}: {answer}")
+    if request.check:
+        say("all is well; nothing was submitted")
+        return 0
     folder = store.new_folder(job.place)
     code, unknown = snapshot(store.path)
     if unknown:
         say(f"warning: git does not know {', '.join(unknown[:5])}; the job runs without (git add takes them along)")
     submitter = Submitter(store, request, job.place, folder, code)
-    for one, (_, script_text, _) in zip(planned, submitter.scripts(planned), strict=True):
-        answer = tested(script_text) if not one.after and not one.array else ""
-        if answer and request.check:
-            say(f"{one.name}: {answer}")
-    if request.check:
-        say("all is well; nothing was submitted")
-        return 0
     jobs = submitter.submit(planned)
     for number, what in jobs.items():
         say(f"job {number}: {what}")
     say(f"run directory: {job.place}")
     say(f"logs: {folder}; or python -m cluster.slurm logs -f {next(iter(jobs))}")
     return 0
+
+
+def _draft(store: Store, request: Request, job: Job) -> Submitter:
+    """What makes the scripts of a submission that is not made."""
+    return Submitter(store, request, job.place, store.run_folder(job.place) / "NEW", store.path / "code" / "NEW")
 
 
 _HELP = "Submit a job to Slurm. Options of the job itself stand behind --."

@@ -112,6 +112,7 @@ class First:
                     return REQUEUE
         finally:
             write_json(self.meeting / "over.json", {"at": time.time()})
+            (self.meeting / "token").unlink(missing_ok=True)
 
     def saved(self) -> str:
         """What stands for all that the run has saved."""
