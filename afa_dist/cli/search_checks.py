@@ -55,7 +55,11 @@ def resolve(arguments: Arguments) -> tuple[type[TuneConfig], dict[str, Any]]:
 
 
 def _recipe(arguments: Arguments) -> dict[str, Any]:
-    return recipes.read_recipe(arguments.config, search=True) if arguments.config else {}
+    """The recipe. The config.yaml of a search is one too, with the search's own options at its top."""
+    recipe = recipes.read_recipe(arguments.config, search=True) if arguments.config else {}
+    own = {key: value for key, value in recipe.items() if "space" in recipe and key in hints_of(TuneConfig)}
+    rest = {key: value for key, value in recipe.items() if key not in own}
+    return {**rest, "tune": recipes.merge(own, rest.get("tune") or {})} if own else recipe
 
 
 def trials_of(config: TuneConfig, arguments: Arguments) -> Trials:

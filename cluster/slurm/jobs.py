@@ -20,6 +20,9 @@ from cluster.slurm.store import place_of
 
 LAST_LINES = 15
 
+ONE_BY_ONE = ("tune", "preflight")
+"""Jobs for which workers are not what spreads over the nodes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -51,7 +54,7 @@ def resolve(script: str, arguments: Sequence[str], nodes: int, gpus: int) -> Job
     Raises:
         UserError: all mistakes that it finds, in its own words.
     """
-    if nodes > 1 and not gpus and not _says_workers(arguments):
+    if nodes > 1 and not gpus and script not in ONE_BY_ONE and not _says_workers(arguments):
         arguments = [*arguments, "--scaling.workers", str(nodes)]
     return Job(script, _asked(script, arguments))
 

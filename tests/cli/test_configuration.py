@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afa_dist.cli import evaluating, pipeline, training
+from afa_dist.cli import evaluating, pipeline, training, tuning
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.recipes import STAGES, for_stage, merge, nest, read_recipe
 from afa_dist.cli.specification import build, leaves
@@ -67,6 +67,25 @@ def test_pipeline_and_single_jobs_resolve_to_the_same_run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["x.py", "--config", recipe, "--attack.steps", "3", "--print-config"])
         assert training.main(cls, stage, "x.py", "") == 0
         assert yaml.safe_load(capsys.readouterr().out) == whole[stage]
+
+
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [
+        (pipeline.main, ["--config", "recipes/digits.yaml", "--attack.steps", "3"]),
+        (tuning.main, ["--config", "recipes/digits-joint.yaml", "--space", "tune_spaces/joint.py", "--max-trials", "4"]),
+    ],
+)
+def test_what_print_config_prints_is_a_recipe_of_the_same(main, options, monkeypatch, capsys, tmp_path):
+    """A job that waits in a queue is kept so; --dry-run has it checked as well."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["x.py", *options, "--print-config", "--dry-run"])
+    assert main("x.py", "") == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "config.yaml").write_text(printed)
+    monkeypatch.setattr(sys, "argv", ["x.py", "--config", str(tmp_path / "config.yaml"), "--print-config"])
+    assert main("x.py", "") == 0
+    assert capsys.readouterr().out == printed
 
 
 def test_a_stage_option_goes_before_a_shared_one_on_the_command_line(monkeypatch, capsys):
