@@ -68,6 +68,7 @@ class Trials:
         """
         # A baseline of the recipe is no part of a search.
         recipe = {key: value for key, value in recipe.items() if key not in ("tune", "baseline")}
+        recipe = {key: _unplaced(key, value, recipe) for key, value in recipe.items()}
         if "baseline" in typed:
             raise UserError.one("baseline", "a search has no baseline; train it with jobs/pipeline.py")
         name = str(typed.get("name", recipe.get("name", "search")))
@@ -157,6 +158,14 @@ class Trials:
 
     def _progress_of(self, run: TrainingRun) -> float:
         return run.schedule.epochs * _unit(run, self.config.pruning.unit)
+
+
+def _unplaced(stage: str, values: Any, recipe: Mapping[str, Any]) -> Any:
+    """A stage's options without those that say where its run is, and what it starts from: each trial has its own."""
+    if stage not in recipes.STAGES or not isinstance(values, Mapping):
+        return values
+    own = {"name"} | ({"model"} if stage == "evaluate" else {"init"} if recipe.get("pretrain") is not None else set())
+    return {key: value for key, value in values.items() if key not in own}
 
 
 def _validated_in(run: R, threat: ThreatConfig) -> R:

@@ -12,8 +12,10 @@ from afa_dist.cli import evaluating, pipeline, training, tuning
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.recipes import STAGES, for_stage, merge, nest, read_recipe
 from afa_dist.cli.specification import build, leaves
+from afa_dist.cli.trial_runs import Trials
 from afa_dist.config import EvaluateRun, FinetuneRun, PipelineRun, PretrainRun
-from afa_dist.config.fields import to_mapping
+from afa_dist.config.fields import hints_of, to_mapping
+from afa_dist.config.tune import TuneConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -86,6 +88,20 @@ def test_what_print_config_prints_is_a_recipe_of_the_same(main, options, monkeyp
     monkeypatch.setattr(sys, "argv", ["x.py", "--config", str(tmp_path / "config.yaml"), "--print-config"])
     assert main("x.py", "") == 0
     assert capsys.readouterr().out == printed
+
+
+def test_trials_of_a_search_that_is_read_back_have_places_of_their_own(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    options = ["--config", "recipes/digits.yaml", "--space", "tune_spaces/pretrain.py", "--name", "s"]
+    monkeypatch.setattr(sys, "argv", ["x.py", *options, "--print-config"])
+    assert tuning.main("x.py", "") == 0
+    recipe = {
+        key: value for key, value in yaml.safe_load(capsys.readouterr().out).items() if key not in hints_of(TuneConfig)
+    }
+    run = Trials.of(recipe, {}, TuneConfig(space="x")).run({}, "0003")
+    assert (run.pretrain.name, run.finetune.name) == ("s/trials/0003/pretrain", "s/trials/0003/finetune")
+    assert run.finetune.init == "runs/s/trials/0003/pretrain"
+    assert run.evaluate.model == "runs/s/trials/0003/finetune"
 
 
 def test_a_stage_option_goes_before_a_shared_one_on_the_command_line(monkeypatch, capsys):
