@@ -101,7 +101,9 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def here(folder: Path, script: str, *options: object) -> Path:
     """The same job without Slurm, undisturbed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # Not on the cluster that other tests have joined.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "jobs" / f"{script}.py"), *map(str, options)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

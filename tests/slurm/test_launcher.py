@@ -23,7 +23,8 @@ GOLDEN = Path(__file__).parent / "golden.txt"
 
 
 def launcher(folder, *words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), "AFA_DIST_SITE": ""}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "AFA_DIST_SITE": ""}
     command = [sys.executable, "-m", "cluster.slurm", *map(str, words)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
