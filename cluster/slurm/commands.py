@@ -38,7 +38,6 @@ class JobState:
     elapsed: str = ""
     limit: str = ""
     reason: str = ""
-    exit_code: str = ""
 
 
 def ask(*command: str) -> str:
@@ -143,12 +142,12 @@ def _squeue(jobs: Sequence[str], environment: Mapping[str, str]) -> dict[str, Jo
 
 
 def _sacct(jobs: Sequence[str], environment: Mapping[str, str]) -> dict[str, JobState]:
-    command = ["sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State,Elapsed,Timelimit,ExitCode"]
+    command = ["sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State,Elapsed,Timelimit"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
     found = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
-        job, state, elapsed, limit, code = line.split("|")
-        found[job] = JobState(job, state.split()[0], elapsed, limit, exit_code=code)
+        job, state, elapsed, limit = line.split("|")
+        found[job] = JobState(job, state.split()[0], elapsed, limit)
     return found
 
 

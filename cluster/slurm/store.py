@@ -31,8 +31,6 @@ class Submission:
     at: str
     folder: str
     jobs: Mapping[str, str]
-    of: int = 0
-    """Steps of the run, where they are known."""
 
 
 class Store:

@@ -166,7 +166,6 @@ class Submitter:
             prefix=prefix_of(request, self.folder, self.code),
             ray=ray_of(request),
             cwd=str(Path.cwd()),
-            environment=(("AFA_DIST_SLURM_SUBMISSION", str(self.folder)),),
             folder=str(self.folder),
             place=place,
             saved_command=saved,

@@ -69,7 +69,7 @@ def supervise(work: Work) -> int:
     with listening() as heard:
         if node == 0:
             return First(work, job, restart, heard).run()
-        return _other(work, meeting_place(work, job, restart), node, heard)
+        return _other(work, meeting_place(work, job, restart), f"{job}.{restart}.{node}")
 
 
 def meeting_place(work: Work, job: str, restart: int) -> Path:
@@ -205,15 +205,13 @@ class First:
                 return
 
 
-def _other(work: Work, meeting: Path, node: int, heard: Heard) -> int:
-    """A further node: part of Ray for as long as the first one wants it."""
+def _other(work: Work, meeting: Path, identity: str) -> int:
+    """A further node: part of Ray for as long as the first one wants it. Warnings are left to the first one."""
     over = meeting / "over.json"
     try:
         while not meeting.is_dir():
             time.sleep(0.2)
-        with ray_node(
-            work, meeting, f"{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', 0)}.{node}"
-        ) as ray:
+        with ray_node(work, meeting, identity) as ray:
             if ray.join(own_address, over.exists):
                 while not over.exists():
                     if ray.ended() and not over.exists():
@@ -221,7 +219,7 @@ def _other(work: Work, meeting: Path, node: int, heard: Heard) -> int:
                     time.sleep(0.5)
     except (RuntimeError, OSError) as error:
         say(str(error))
-        write_json(meeting / f"failed-{node}.json", {"why": str(error)})
+        write_json(meeting / f"failed-{identity}.json", {"why": str(error)})
         return 1
     return 0
 

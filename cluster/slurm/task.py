@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from cluster.slurm.attempts import Limits
 
@@ -12,7 +11,7 @@ from cluster.slurm.attempts import Limits
 class Work:
     """Plain values alone: submitit keeps this as a pickle between submission and start.
 
-    command: of the job, run on the first node in `cwd` with `environment` added. prefix: stands before each command
+    command: of the job, run on the first node in `cwd`. prefix: stands before each command
     (a container; `{node}` in it becomes the node's name). ray: the command of `ray`. folder: of this submission. place:
     where the run is. saved_command: prints what stands for all that the run has saved, where it is at an address; else
     empty. mark: a file in `folder` that says that this work is done.
@@ -22,7 +21,6 @@ class Work:
     prefix: tuple[str, ...]
     ray: tuple[str, ...]
     cwd: str
-    environment: tuple[tuple[str, str], ...]
     folder: str
     place: str
     saved_command: tuple[str, ...]
@@ -37,7 +35,6 @@ class Work:
         """Runs on every node of the job; ends with the job's own exit code."""
         from cluster.slurm.supervisor import supervise
 
-        os.environ.update(self.environment)
         code = supervise(self)
         if code:
             raise SystemExit(code)
