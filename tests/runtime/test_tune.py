@@ -18,22 +18,13 @@ from afa_dist.report.evaluations import read_evaluation
 from afa_dist.tuning.front import front_of
 from tests.nodes import nodes_of
 from tests.report.browser import Seen
+from tests.small_search import small_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 
-RECIPE = f"""
-base: {ROOT / "recipes" / "digits-joint.yaml"}
-name: s
-model: {{width: 8}}
-data: {{train_limit: 400}}
-attack: {{steps: 2}}
-validation: {{steps: 2}}
-tracking: {{tensorboard: false}}
-finetune:
-  schedule: {{epochs: 4, batch_size: 64}}
-"""
+RECIPE = small_recipe(epochs=4)
 
 
 def command_of(folder, *arguments):

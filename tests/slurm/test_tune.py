@@ -4,21 +4,11 @@ import json
 
 import pytest
 
-from tests.slurm.desk import ROOT
+from tests.small_search import small_recipe
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-RECIPE = f"""
-base: {ROOT / "recipes" / "digits-joint.yaml"}
-name: s
-model: {{width: 8}}
-data: {{train_limit: 400}}
-attack: {{steps: 2}}
-validation: {{steps: 2}}
-tracking: {{tensorboard: false}}
-finetune:
-  schedule: {{epochs: 8, batch_size: 64}}
-"""
+RECIPE = small_recipe(epochs=8)
 
 
 def test_a_search_on_two_nodes_is_warned_and_goes_on(desk):
