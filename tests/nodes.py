@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from tests.conftest import free_port
 from tests.object_store import KEYS
@@ -33,8 +34,12 @@ class TwoNodes:
         self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "OMP_NUM_THREADS": "1"}
         self.env |= {"DASHBOARD_METRIC_PORT": "-1", "AUTOSCALER_METRIC_PORT": "-1"}  # their pages answer anybody
         self.env |= KEYS
+        self.start_head(head_cpus)
+
+    def start_head(self, cpus: int, *options: str) -> None:
         port = self.address.partition(":")[2]
-        self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'r'}", cpus=head_cpus)
+        where = [f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder / 'r'}"]
+        self.start("--head", *where, *options, cpus=cpus)
 
     def start(self, *options: str, cpus: int = 1) -> subprocess.Popen:
         log = self.folder / f"node-{len(self.nodes)}.log"
@@ -57,8 +62,8 @@ class TwoNodes:
     def cache(self, number: int) -> Path:
         return self.folder / f"cache-{number}"
 
-    def add(self) -> subprocess.Popen:
-        return self.start(f"--address={self.address}")
+    def add(self, *options: str) -> subprocess.Popen:
+        return self.start(f"--address={self.address}", *options)
 
     def drain(self, number: int) -> None:
         """Ray's notice that a node is about to be taken away, as a cloud or Slurm would give it."""
@@ -84,10 +89,49 @@ class TwoNodes:
             self.kill(node)
 
 
+class FakeCloud(TwoNodes):
+    """A head without CPUs, and Ray's own autoscaler, which starts up to `most` nodes of one CPU on this machine."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.most = most
+        super().__init__(folder, head_cpus=0)
+
+    def start_head(self, cpus: int, *options: str) -> None:
+        kinds = {
+            "ray.head.default": {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0},
+            "spot": {"resources": {"CPU": 1, "object_store_memory": 2e8}, "node_config": {}, "max_workers": self.most},
+        }
+        for kind in kinds.values():
+            kind["min_workers"] = 0
+        provider = {"type": "fake_multinode", "gcs_address": self.address, "head_node_id": FAKE_HEAD_NODE_ID}
+        provider |= {"disable_node_updaters": True, "disable_launch_config_check": True, "use_node_id_as_ip": True}
+        config = {
+            "cluster_name": "fake",
+            "max_workers": self.most,
+            "provider": provider,
+            "head_node_type": "ray.head.default",
+        }
+        config |= {"available_node_types": kinds, "auth": {}, "idle_timeout_minutes": 1, "upscaling_speed": 9.0}
+        config |= {"file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False}
+        config |= {f"{kind}_commands": [] for kind in ("initialization", "setup", "head_setup", "worker_setup")}
+        config |= {f"{kind}_start_ray_commands": [] for kind in ("head", "worker")}
+        (self.folder / "fake.json").write_text(json.dumps(config))
+        self.env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        super().start_head(cpus, f"--autoscaling-config={self.folder / 'fake.json'}")
+
+    def close(self) -> None:
+        """The autoscaler's nodes are no children of the head."""
+        super().close()
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.folder) in word for word in process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
 @contextlib.contextmanager
-def nodes_of(**options):
+def nodes_of(kind=TwoNodes, **options):
     with tempfile.TemporaryDirectory(prefix="afa2", dir="/tmp") as folder:  # Ray's sockets need a short path
-        cluster = TwoNodes(Path(folder), **options)
+        cluster = kind(Path(folder), **options)
         try:
             yield cluster
         finally:

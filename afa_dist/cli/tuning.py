@@ -74,9 +74,14 @@ def describe(config: TuneConfig, prepared: Prepared) -> None:
     say(f"directory: {where_of(run)}")
 
 
-def _of_session(run: BaseRun) -> ScalingConfig:
-    """What a session is asked for: Ray, with the cores that there are; how many trials fit is seen then."""
-    return dataclasses.replace(run.scaling, workers=1, threads=1)
+def _of_session(run: BaseRun, config: TuneConfig) -> ScalingConfig:
+    """What a session is asked for: Ray, with the cores that there are; how many trials fit is seen then. A cluster that
+    starts machines is asked for those of the trials at once.
+    """
+    scaling = run.scaling
+    if scaling.autoscale:
+        return dataclasses.replace(scaling, workers=max(1, config.at_once) * max(1, scaling.fewest))
+    return dataclasses.replace(scaling, workers=1, threads=1)
 
 
 def execute(config: TuneConfig, prepared: Prepared) -> None:
@@ -84,7 +89,7 @@ def execute(config: TuneConfig, prepared: Prepared) -> None:
     describe(config, prepared)
     run = prepared.run
     directory = RunDirectory.of(run)
-    with directory.locked(OTHERS_SECONDS), session(_of_session(run)) as placement:
+    with directory.locked(OTHERS_SECONDS), session(_of_session(run, config)) as placement:
         raise_any(directory_problems(run, prepared.space, prepared.splits))  # nobody else writes now
         room = trial_room(run.scaling, alive_nodes(), placement.cluster, config)
         say(f"room for {room.describe()}")

@@ -50,7 +50,13 @@ class ScalingConfig(Section):
     max_failures: int = setting(3, "restarts from the last checkpoint after a lost worker; Ray workers only", ge=0)
     resize_seconds: float = setting(60.0, "with a range of workers: seconds between two looks for room for more", ge=1)
     wait_seconds: float = setting(
-        600.0, "how long to wait for room for the fewest workers when nodes were lost, before the run ends", ge=0
+        600.0,
+        "how long to wait for room for the fewest workers when nodes were lost or are being started, before the run ends",
+        ge=0,
+    )
+    autoscale: bool = setting(
+        False,
+        "the cluster starts machines that are asked for (KubeRay, ray up): ask for the most workers, begin with the fewest",
     )
 
     @property
@@ -77,6 +83,12 @@ class ScalingConfig(Section):
     def problems(self) -> Iterator[Problem]:
         if self.elastic and not 1 <= self.fewest <= self.most:
             yield Problem("workers", f"{self.workers!r} is not {WORKER_COUNT_WORDS} (from 1, the smaller one first)")
+        if self.autoscale and self.most < 1:
+            yield Problem(
+                "workers", f"{self.workers} does not say how many to ask for (autoscale); give a number or a range"
+            )
+        if self.autoscale and self.device == "auto":
+            yield Problem("device", "auto depends on machines that are not there yet (autoscale); choose gpu or cpu")
 
 
 WORKER_COUNT_WORDS = "a whole number or a range such as 2..8"

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from afa_dist.config import ScalingConfig
 from afa_dist.errors import UserError
+from afa_dist.runtime.demand import asked
 from afa_dist.runtime.placement import (
     OWN_CLUSTER,
     Placement,
@@ -73,6 +74,8 @@ def session(scaling: ScalingConfig, waits: bool = False, gpu_share: float = 1.0)
     with contextlib.ExitStack() as stack:
         if not is_connected():
             stack.enter_context(_joined(cluster) if cluster else _own(max(1, scaling.fewest) * max(1, scaling.threads)))
+        if scaling.autoscale and cluster:
+            stack.enter_context(asked(scaling, alive_nodes, gpu_share))
         yield place_on_nodes(scaling, alive_nodes(), cluster, waits, gpu_share)
 
 

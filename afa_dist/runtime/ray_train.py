@@ -24,6 +24,7 @@ from afa_dist.address import below, is_address
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Stopped, TrainingError
+from afa_dist.runtime import demand
 from afa_dist.runtime.board import Board
 from afa_dist.runtime.elastic import Resources, Sizes, free_nodes, wait_for_room
 from afa_dist.runtime.paths import absolute
@@ -220,7 +221,11 @@ class Groups:
                 ),
             ),
         )
-        return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
+        demand.beside(placement.workers)
+        try:
+            return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
+        finally:
+            demand.beside(0)
 
     def _rest(self) -> str:
         """What is left when it ends here."""

@@ -25,9 +25,9 @@ from cluster.slurm.checks import request_problems
 from cluster.slurm.commands import tested
 from cluster.slurm.jobs import Job, names, resolve
 from cluster.slurm.request import FOLDER, Request
-from cluster.slurm.snapshot import ROOT, snapshot
 from cluster.slurm.store import Store
 from cluster.slurm.submit import Planned, Submitter, plan
+from cluster.snapshot import ROOT, snapshot
 
 SITES = ROOT / "cluster" / "sites"
 SITE = "AFA_DIST_SITE"

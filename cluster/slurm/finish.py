@@ -14,10 +14,10 @@ from pathlib import Path
 from afa_dist.cli.specification import build
 from afa_dist.errors import UserError
 from cluster.slurm.request import Request
-from cluster.slurm.snapshot import ROOT
 from cluster.slurm.store import Store
 from cluster.slurm.submit import Submitter, read_request
 from cluster.slurm.supervisor import say
+from cluster.snapshot import ROOT
 
 
 def main(folder: Path, name: str, again: int) -> int:

@@ -15,8 +15,8 @@ import yaml
 from afa_dist.address import below
 from afa_dist.cli import recipes
 from afa_dist.errors import Problem, UserError
-from cluster.slurm.snapshot import ROOT
 from cluster.slurm.store import place_of
+from cluster.snapshot import ROOT
 
 LAST_LINES = 15
 

@@ -1,0 +1,1 @@
+"""Jobs for Ray clusters that run somewhere: submission, notice of nodes that leave, manifests."""
