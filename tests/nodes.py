@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import psutil
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from tests.conftest import free_port
 from tests.object_store import KEYS
@@ -97,6 +96,8 @@ class FakeCloud(TwoNodes):
         super().__init__(folder, head_cpus=0)
 
     def start_head(self, cpus: int, *options: str) -> None:
+        from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+
         kinds = {
             "ray.head.default": {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0},
             "spot": {"resources": {"CPU": 1, "object_store_memory": 2e8}, "node_config": {}, "max_workers": self.most},

@@ -6,6 +6,7 @@ python -m cluster.ray pretrain --address http://127.0.0.1:8265 -- --config recip
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -115,6 +116,7 @@ def _client(address: str) -> Any:
         say(f"warning: the cluster at {address} asks for no token: whoever reaches its ports can run code there")
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         client = JobSubmissionClient(address)
         client.list_jobs()

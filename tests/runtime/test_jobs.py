@@ -16,12 +16,12 @@ SMALL += ["--attack.steps", "2", "--schedule.epochs", "2", "--tracking.tensorboa
 pytestmark = pytest.mark.ray
 
 
-def submit(*entrypoint):
+def submit(*entrypoint, cwd=ROOT):
     ray = Path(sys.executable).parent / "ray"
     command = [ray, "job", "submit", "--working-dir", ".", "--", *map(str, entrypoint)]
     deadline = time.monotonic() + 60
     while True:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
         # The dashboard answers some seconds before the agent that starts jobs has reported to it.
         if "No available agent" not in done.stderr or time.monotonic() > deadline:
             return done
