@@ -4,11 +4,13 @@ import concurrent.futures
 import json
 import os
 import signal
+import subprocess
 
 import psutil
 import pytest
 from safetensors.numpy import load
 
+from tests.object_store import KEYS, ObjectStore
 from tests.slurm.conftest import clean
 from tests.slurm.desk import RECIPE, SMALL, Desk, here, weights
 
@@ -36,6 +38,7 @@ def first(slurm, tmp_path_factory):
         "two": ("pretrain", "--nodes", 2, "--", *double, "--name", "two"),
         "limited": ("pretrain", "--time", 1, "--signal-seconds", 15, "--", *LONG, "--name", "limited"),
         "one": ("pretrain", "--nodes", 2, "--nodelist", "c1,c2", "--", *double, "--name", "one"),
+        "once": ("pretrain", "--time", 1, "--signal-seconds", 15, "--max-timeouts", 0, "--", *LONG, "--name", "once"),
     }
     with concurrent.futures.ThreadPoolExecutor(len(wanted)) as pool:
         jobs = dict(zip(wanted, pool.map(lambda words: desk.submit(*words)[0], wanted.values()), strict=True))
@@ -66,6 +69,14 @@ def test_a_time_limit_leaves_no_trace(first, tmp_path):
     assert weights(desk.run_dir("limited")) == weights(alone / "limited")
 
 
+def test_time_limits_are_counted(first):
+    desk, jobs = first
+    assert desk.wait(jobs["once"]) == ["FAILED"], desk.log(jobs["once"])
+    assert desk.ends(jobs["once"]) == ["timeout"]
+    assert "not requeued: its time limit was reached, 1 times by now (max_timeouts 0)" in desk.log(jobs["once"])
+    assert 0 < desk.step("once") < desk.step("limited")
+
+
 def test_a_preempted_job_saves_and_goes_on_when_there_is_room(desk, undisturbed):
     (job,) = desk.submit("pretrain", "--nodelist", "c2", "--cpus-per-task", 8, "--", *SHORT, "--name", "p")
     desk.until(lambda: desk.step("p") > 10, "a checkpoint")
@@ -79,18 +90,47 @@ def test_a_preempted_job_saves_and_goes_on_when_there_is_room(desk, undisturbed)
     assert weights(desk.run_dir("p")) == undisturbed
 
 
-def test_a_signal_on_two_nodes_is_heeded_by_all(desk):
-    (job,) = desk.submit("pretrain", "--nodes", 2, "--", *SHORT, "--name", "s")
+def test_warnings_on_two_nodes_are_heeded_by_all(desk):
+    """A signal by hand, then a preemption that takes one of the nodes; somebody reads the log all the while."""
+    (job,) = desk.submit("pretrain", "--nodes", 2, "--cpus-per-task", 8, "--", *LONG, "--name", "s")
+    reader = subprocess.Popen(
+        desk.command("logs", "-f", "s"), cwd=desk.folder, env=desk.environment, stdout=subprocess.PIPE, text=True
+    )
     desk.until(lambda: desk.step("s") > 5, "a checkpoint")
     desk.slurm("scancel", "--signal=USR2", job)
-    desk.until(lambda: desk.ends(job), "the end of the first start")
-    saved = desk.step("s")
-    desk.until(lambda: len(desk.events(job)) > 2, "the second start")
-    desk.until(lambda: f"last saved at step {saved}" in desk.log(job), "to go on")
+    for count, urgent in ((1, True), (2, False)):
+        desk.until(lambda count=count: len(desk.ends(job)) == count, "the end of a start")
+        saved = desk.step("s")
+        desk.until(lambda saved=saved: f"last saved at step {saved}" in desk.log(job), "to go on")
+        desk.until(lambda saved=saved: desk.step("s") > saved, "another checkpoint")
+        if urgent:
+            desk.slurm("sbatch", "-p", "urgent", "-w", "c2", "-n8", "-o", "/dev/null", "--wrap", "sleep 1")
     cancelled = desk.run("cancel", "s")
     assert cancelled.returncode == 0 and job in cancelled.stdout
     assert desk.wait(job) == ["CANCELLED"]
-    assert desk.ends(job) in (["preemption", "cancelled"], ["preemption"])
+    assert desk.ends(job)[:2] == ["preemption", "preemption"]
+    read, _ = reader.communicate(timeout=60)
+    assert reader.returncode == 0
+    assert all(line in read for line in desk.log(job).splitlines())
+
+
+def test_a_run_in_an_object_store(desk, tmp_path, undisturbed):
+    """No node keeps anything of it: it is signalled, and goes on from the store."""
+    store = ObjectStore(tmp_path)
+    desk.environment |= KEYS
+    address = store.address("runs")
+    (job,) = desk.submit("pretrain", "--", *SHORT, "--runs_dir", address, "--name", "o")
+    desk.until(lambda: any("/step-" in name for name in store.files("runs/o")), "a checkpoint")
+    desk.slurm("scancel", "--signal=USR2", job)
+    assert desk.wait(job) == ["COMPLETED"], desk.log(job)
+    assert desk.ends(job) == ["preemption", "done"]
+    first, second = (event["saved"] for event in desk.events(job) if "began" in event)
+    assert first != second and not second.startswith("unknown")
+    last = max(name.rpartition("/")[0] for name in store.files("runs/o") if name.startswith("checkpoints/step-"))
+    for name, content in undisturbed.items():
+        with store.filesystem().open_input_file(f"bucket/runs/o/{last}/{name}") as file:
+            assert file.read() == content, name
+    store.stop()
 
 
 def test_a_node_whose_slurmd_is_killed(desk, slurm, undisturbed):
