@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from afa_dist.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,32 +28,31 @@ def snapshot(store: Path, root: Path = ROOT) -> tuple[Path, list[str]]:
 
     Returns the folder, and new files that git does not know yet and that are therefore not in it.
     """
-    names = _tracked(root)
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
-    folder = store / "code" / digest.hexdigest()[:16]
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        for name in names:
+    (store / "code").mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".new.", dir=store / "code"))
+    try:
+        digest = hashlib.sha256()
+        for name in _tracked(root):
+            content = (root / name).read_bytes()  # once: it may be edited at this moment
+            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, aside / name)
-        diff = _git(root, "diff", "HEAD", "--binary")
-        (aside / "local.diff").write_text(diff)
+            (aside / name).write_bytes(content)
+            shutil.copymode(root / name, aside / name)
+        (aside / "local.diff").write_bytes(_git(root, "diff", "HEAD", "--binary"))
         (aside / RECORD).write_text(json.dumps(_record(root)) + "\n")
-        try:
+        folder = store / "code" / digest.hexdigest()[:16]
+        with contextlib.suppress(OSError):  # there is the same, or another submission makes it at this moment
             aside.rename(folder)
-        except OSError:  # another submission made it meanwhile
-            shutil.rmtree(aside)
-            if not folder.exists():
-                raise
-    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+        if not folder.exists():
+            aside.rename(folder)  # for its reason
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    new = _names(root, "ls-files", "-z", "--others", "--exclude-standard")
     return folder, [name for name in new if name.endswith((".py", ".yaml"))]
 
 
 def _tracked(root: Path) -> list[str]:
-    names: Sequence[str] = [name for name in _git(root, "ls-files", "-z").split("\0") if name]
+    names: Sequence[str] = _names(root, "ls-files", "-z")
     if not names:
         found = [path for part in _PARTS for path in [root / part, *(root / part).rglob("*")]]
         names = [str(path.relative_to(root)) for path in found if path.is_file() and "__pycache__" not in path.parts]
@@ -60,14 +63,28 @@ def _record(root: Path) -> dict[str, str | None]:
     """As provenance.json has it."""
     diff = _git(root, "diff", "HEAD", "--", ".", ":!results")
     return {
-        "commit": _git(root, "rev-parse", "HEAD").strip() or None,
-        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+        "commit": _git(root, "rev-parse", "HEAD").decode().strip() or None,
+        "diff_sha256": hashlib.sha256(diff).hexdigest() if diff else None,
     }
 
 
-def _git(root: Path, *arguments: str) -> str:
-    """What git answers; nothing outside a checkout."""
+def _names(root: Path, *arguments: str) -> list[str]:
+    return [os.fsdecode(name) for name in _git(root, *arguments).split(b"\0") if name]
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    """What git answers; nothing outside a checkout.
+
+    Raises:
+        UserError: this is one, and git does not answer.
+    """
     if not (root / ".git").exists():
-        return ""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout if done.returncode == 0 else ""
+        return b""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError.one("git", f"what the code is cannot be found out: {error}") from error
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError.one("git", f"what the code is cannot be found out: {words[0]}")
+    return done.stdout

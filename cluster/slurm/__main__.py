@@ -18,15 +18,17 @@ from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.mistakes import report
 from afa_dist.cli.specification import build
 from afa_dist.cli.words import say
+from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError, collected
 from cluster.slurm import watch
 from cluster.slurm.batch import shown
 from cluster.slurm.checks import request_problems
-from cluster.slurm.commands import tested
+from cluster.slurm.commands import forget_own_job, tested
 from cluster.slurm.jobs import Job, names, resolve
+from cluster.slurm.planning import Planned, plan
 from cluster.slurm.request import FOLDER, Request
 from cluster.slurm.store import Store
-from cluster.slurm.submit import Planned, Submitter, plan
+from cluster.slurm.submit import Submitter
 from cluster.snapshot import ROOT, snapshot
 
 SITES = ROOT / "cluster" / "sites"
@@ -81,8 +83,9 @@ def _launch(script: str, words: list[str]) -> int:
         _show(_draft(Store(Path(request.folder).expanduser().absolute()), request, job), planned)
         return 0
     store = Store.at(request.folder)
-    for one, (name, script_text, _) in zip(planned, _draft(store, request, job).scripts(planned), strict=True):
-        answer = tested(script_text) if not one.after and not one.array else ""
+    forget_own_job(os.environ, [name for name, value in to_mapping(request).items() if value])
+    for name, script_text, _ in _draft(store, request, job).scripts(planned, alone=True):
+        answer = tested(script_text)
         if answer and request.check:
             say(f"{name}: {answer}")
     if request.check:

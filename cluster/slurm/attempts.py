@@ -15,6 +15,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+REFUSED = 2
+"""Exit code of a job that does not begin, among others since its run is in use."""
+
 TIMEOUT, PREEMPTION, LOSS = "timeout", "preemption", "loss"
 
 WORDS = {
@@ -80,8 +83,19 @@ class Attempts:
                 continue
         return found
 
+    def starts(self) -> int:
+        """How often the job began."""
+        return sum("began" in event for event in self.events())
+
+    def losses_in_a_row(self) -> int:
+        """How many starts were lost since one ended otherwise."""
+        kinds = [event["ended"] for event in self.events() if "ended" in event]
+        return next((number for number, kind in enumerate(reversed(kinds)) if kind != LOSS), len(kinds))
+
     def _over(self, events: list[dict[str, Any]], saved: str) -> str:
-        starts = [event["saved"] for event in events if "began" in event]
+        # One that was refused, since the start before it still held the run, had no chance to save anything.
+        pairs = zip(events, [*events[1:], {}], strict=False)
+        starts = [event["saved"] for event, end in pairs if "began" in event and end.get("code") != REFUSED]
         idle = 0
         while idle < len(starts) and starts[-1 - idle] == saved:
             idle += 1

@@ -11,13 +11,15 @@ from typing import Any
 from submitit.slurm.slurm import SlurmExecutor
 
 from cluster.slurm.request import Request
-from cluster.slurm.supervisor import REQUEUE
 
 _FOREIGN = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """What a shell may have that a job must not take over."""
 
-_BEFORE_HEARING = 128 + 12
-"""Exit code of a job that was warned (SIGUSR2) before it could hear."""
+_UNHEARD = (128 + 12, 128 + 9)
+"""Exit codes of a job that could not say how it ended: warned (SIGUSR2) before it could hear, or killed."""
+
+_WAIT_SECONDS = 120
+"""After the first task of a job has ended the others have so long; they end by themselves, but for a fault."""
 
 
 class Executor(SlurmExecutor):  # type: ignore[misc]  # submitit has no types that are exported
@@ -47,7 +49,7 @@ def executor_of(
         nodes=nodes,
         ntasks_per_node=1,
         cpus_per_task=request.cpus_per_task or None,
-        gpus_per_node=(request.gpus_per_node or None) if gpus else None,
+        gpus_per_node=_gpus(request) if gpus else None,
         partition=request.partition or None,
         account=request.account or None,
         qos=request.qos or None,
@@ -58,24 +60,50 @@ def executor_of(
         signal_delay_s=request.signal_seconds,
         array_parallelism=request.max_parallel,
         wckey=None,
+        # Tasks end when the first one has; and the exit code of another must not end that one.
+        srun_args=[f"--wait={_WAIT_SECONDS}", "--kill-on-bad-exit=0"],
         stderr_to_stdout=True,
         setup=[*_setup(code), *request.setup],
-        teardown=_teardown(),
+        teardown=_teardown(folder, request.max_losses),
         additional_parameters=_further(request),
     )
     return executor
 
 
+def _gpus(request: Request) -> str | int | None:
+    kind = f"{request.gpu_type}:" if request.gpu_type else ""
+    return f"{kind}{request.gpus_per_node}" if request.gpus_per_node else None
+
+
 def _setup(code: Path) -> list[str]:
-    return [f"unset {' '.join(_FOREIGN)}", f"export PYTHONPATH={shlex.quote(str(code))} PYTHONUNBUFFERED=1"]
+    return [
+        f"unset {' '.join(_FOREIGN)}",
+        f"export PYTHONPATH={shlex.quote(str(code))} PYTHONUNBUFFERED=1",
+        # From 22.05 until 23.11 srun does not take it from the job, and a step would have one CPU.
+        'if [ "$SLURM_JOB_NUM_NODES" = 1 ]; then cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}',
+        "else cpus=$SLURM_CPUS_PER_TASK; fi",
+        'if [ -n "$cpus" ]; then export SRUN_CPUS_PER_TASK=$cpus; fi',
+    ]
 
 
-def _teardown() -> list[str]:
-    """The requeue is asked for here and not by the job, which may be in a container without Slurm's commands."""
+def _teardown(folder: Path, most_losses: int) -> list[str]:
+    """The requeue is asked for here and not by the job, which may be in a container without Slurm's commands.
+
+    Of an array's element by a number that stands for no other. Whether it is wanted stands in a file: what srun makes of
+    the ends of several tasks, one of which was short of memory, says less.
+    """
+    unheard = " || ".join(f'[ "$code" -eq {code} ]' for code in _UNHEARD)
     return [
         "code=$?",
-        f'if [ "$code" -eq {REQUEUE} ] || [ "$code" -eq {_BEFORE_HEARING} ]; then',
-        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60',
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; job=${job:-$SLURM_JOB_ID}",
+        "restart=${SLURM_RESTART_COUNT:-0}",
+        f'end=$(cat {shlex.quote(str(folder))}/start-"$job-$restart"/end 2>/dev/null)',
+        f'if [ -z "$end" ] && {{ {unheard}; }} && [ "$restart" -lt {most_losses} ]; then end=requeue; fi',
+        'if [ "$end" = requeue ]; then',
+        "  for attempt in 1 2 3 4 5 6 7 8; do",
+        '    if scontrol requeue "$job"; then echo "afa-dist: requeued" >&2; sleep 60; break; fi',
+        "    sleep 15  # a controller under load",
+        "  done",
         "fi",
         'exit "$code"',
     ]
@@ -98,14 +126,15 @@ def _further(request: Request) -> dict[str, Any]:
 def prefix_of(request: Request, folder: Path, code: Path) -> tuple[str, ...]:
     """What stands before a command of the job: the container that it runs in."""
     container = request.container
+    image = str(Path(container.image).expanduser()) if container.image.startswith("~") else container.image
     seen = [*container.mounts, str(folder), str(code), str(Path.cwd()), request.tmp]
     if container.kind == "apptainer":
         gpus = ("--nv",) if request.gpus_per_node else ()
         binds = [word for mount in seen for word in ("--bind", mount)]
-        return ("apptainer", "exec", *gpus, *binds, "--pwd", str(Path.cwd()), container.image)
+        return ("apptainer", "exec", *gpus, *binds, "--pwd", str(Path.cwd()), image)
     if container.kind == "pyxis":
         mounts = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in seen)
-        own = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist={node}", f"--container-image={container.image}")
+        own = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist={node}", f"--container-image={image}")
         return (*own, f"--container-mounts={mounts}", f"--container-workdir={Path.cwd()}")
     return ()
 

@@ -18,20 +18,21 @@ def request_problems(request: Request) -> Iterator[Problem]:
     Raises:
         UserError: Slurm does not answer.
     """
-    found = partitions()
-    chosen = next((one for one in found if one.name == request.partition or (not request.partition and one.default)), None)
-    if request.partition and chosen is None:
-        names = sorted(one.name for one in found)
-        close = difflib.get_close_matches(request.partition, names, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        yield Problem("partition", f"{request.partition!r} is not known{meant} (there are: {', '.join(names)})")
-    elif chosen is None:
-        listed = ", ".join(sorted(one.name for one in found))
-        yield Problem("partition", f"is needed: this Slurm has no default one (there are: {listed})")
-    else:
-        yield from _partition_problems(request, chosen)
-    if request.container.kind == "apptainer" and not shutil.which("apptainer"):
-        yield Problem("container.kind", "apptainer is not found on this machine")
+    known = {one.name: one for one in partitions()}
+    names = ", ".join(sorted(known))
+    wanted = request.partition.split(",") if request.partition else [one.name for one in known.values() if one.default]
+    for name in wanted:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            yield Problem("partition", f"{name!r} is not known{meant} (there are: {names})")
+    if not wanted:
+        yield Problem("partition", f"is needed: this Slurm has no default one (there are: {names})")
+    found = [list(_partition_problems(request, known[name])) for name in wanted if name in known]
+    if found and all(found):  # Slurm takes the one of several that can give it
+        yield from found[0]
+    if request.container.kind == "apptainer" and not shutil.which("apptainer") and not request.setup:
+        yield Problem("container.kind", "apptainer is not found on this machine (if a module has it, load that in setup)")
     if request.container.image.startswith(("/", "./", "~")) and not Path(request.container.image).expanduser().exists():
         yield Problem("container.image", f"{request.container.image} does not exist")
 

@@ -9,17 +9,22 @@ from pathlib import Path
 
 
 def openness(path: Path) -> str:
-    """How others could change what is in `path`; empty if they cannot. Folders above it count: they could be swapped."""
+    """How others could change what is in `path`, and what helps; empty if they cannot. Folders above it count: they could
+    be swapped.
+    """
     found = path.stat()
     if found.st_uid != os.geteuid():
         return f"{path} is not yours"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{path} can be written to by others (mode {stat.S_IMODE(found.st_mode):04o})"
+        return f"{path} can be written to by others (mode {stat.S_IMODE(found.st_mode):04o}): chmod go-w {path}"
     for parent in path.resolve().parents:
         mode = parent.stat()
         swappable = mode.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode.st_mode & stat.S_ISVTX
-        if swappable or mode.st_uid not in (0, os.geteuid()):
-            return f"{path} lies in {parent}, where others can put something in its place"
+        what = f"{path} lies in {parent}, where others can put something in its place"
+        if mode.st_uid not in (0, os.geteuid()):
+            return f"{what}: it belongs to another user, so choose another folder"
+        if swappable:
+            return f"{what}: chmod go-w {parent}, or choose another folder"
     return ""
 
 

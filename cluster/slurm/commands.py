@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
 from afa_dist.errors import UserError
 
@@ -40,6 +40,19 @@ class JobState:
     reason: str = ""
 
 
+_DEFAULTS = ("PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "RESERVATION")
+"""Options of sbatch that people set in their shell (SBATCH_...) to be taken where nothing else is said."""
+
+
+def forget_own_job(environment: MutableMapping[str, str], said: Collection[str] = ()) -> None:
+    """Take out of an environment what would change a submission behind our back: the job that it is submitted from, and
+    options of sbatch and srun, which go before those of a batch script. said: options that the request gives itself.
+    """
+    kept = {"SLURM_CONF", *(f"SBATCH_{name}" for name in _DEFAULTS if name.lower() not in said)}
+    for name in [name for name in environment if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name not in kept]:
+        del environment[name]
+
+
 def ask(*command: str) -> str:
     """The answer of a command.
 
@@ -48,14 +61,22 @@ def ask(*command: str) -> str:
     """
     if shutil.which(command[0]) is None:
         raise UserError.one(command[0], "is not found: this is no machine from which jobs can be submitted to Slurm")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UserError.one(command[0], f"does not answer within {SECONDS} s") from error
+    done = _run(command)
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line]
         raise UserError.one(command[0], cleaned(lines[-1] if lines else f"exit code {done.returncode}"))
     return done.stdout
+
+
+def _run(
+    command: Sequence[str], given: str | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError.one(command[0], f"does not answer within {SECONDS} s") from error
 
 
 def cleaned(line: str) -> str:
@@ -106,9 +127,7 @@ def tested(script: str) -> str:
     """
     if shutil.which("sbatch") is None:
         raise UserError.one("sbatch", "is not found: this is no machine from which jobs can be submitted to Slurm")
-    done = subprocess.run(
-        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    done = _run(["sbatch", "--test-only"], given=script)
     lines = [cleaned(line) for line in (done.stderr + done.stdout).strip().splitlines()]
     if done.returncode:
         raise UserError.one("sbatch --test-only", "; ".join(lines) or f"exit code {done.returncode}")
@@ -130,7 +149,7 @@ def states(jobs: Sequence[str]) -> dict[str, JobState]:
 def _squeue(jobs: Sequence[str], environment: Mapping[str, str]) -> dict[str, JobState]:
     # -j with a job that is long gone is an error; the user's jobs are few enough to be asked for together.
     command = ["squeue", "-h", "-r", "--me", "-t", "all", "-o", "%i|%T|%M|%l|%R"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+    done = _run(command, environment=environment)
     if done.returncode:
         raise UserError.one("squeue", cleaned(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "failed"))
     found = {}
@@ -143,7 +162,7 @@ def _squeue(jobs: Sequence[str], environment: Mapping[str, str]) -> dict[str, Jo
 
 def _sacct(jobs: Sequence[str], environment: Mapping[str, str]) -> dict[str, JobState]:
     command = ["sacct", "-n", "-P", "-X", "-j", ",".join(jobs), "-o", "JobID,State,Elapsed,Timelimit"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+    done = _run(command, environment=environment)
     found = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         job, state, elapsed, limit = line.split("|")

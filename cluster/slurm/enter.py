@@ -8,9 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from submitit.core._submit import submitit_main
+from cluster.slurm.heard import listen
 
-from cluster.slurm.closed import openness
+listen()  # before submitit, which takes seconds to import: a warning meanwhile must not end the job unheard
+
+from submitit.core._submit import submitit_main  # noqa: E402
+
+from cluster.slurm.closed import openness  # noqa: E402
 
 
 def main() -> None:

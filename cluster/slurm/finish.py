@@ -1,4 +1,4 @@
-"""The end of an array: elements that failed are tried again, alone; when none is left, the parts are put together.
+"""The end of an array: elements that were lost are tried again, alone; when none is left, the parts are put together.
 
     python -m cluster.slurm.finish FOLDER NAME AGAIN     # runs in the queue, after all elements have ended
 
@@ -7,16 +7,20 @@ AGAIN: how often elements were tried again so far. What a trial again submits is
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from afa_dist.cli.specification import build
 from afa_dist.errors import UserError
+from cluster.slurm.attempts import REFUSED
+from cluster.slurm.commands import forget_own_job
+from cluster.slurm.here import own_id, placed, say
 from cluster.slurm.request import Request
 from cluster.slurm.store import Store
 from cluster.slurm.submit import Submitter, read_request
-from cluster.slurm.supervisor import say
 from cluster.snapshot import ROOT
 
 
@@ -25,14 +29,30 @@ def main(folder: Path, name: str, again: int) -> int:
     request = build(Request, values)
     missing = [number for number in range(1, request.array + 1) if not (folder / f"{name}-{number}.done").exists()]
     submitter = Submitter(Store.at(str(folder.parents[1])), request, place, folder, ROOT)
+    if hopeless := [word for number in missing if (word := why_hopeless(folder / f"{name}-{number}.state"))]:
+        say(f"of {request.array} elements {len(missing)} did not end well ({_listed(missing)}), and are not tried again: ")
+        say("; ".join(dict.fromkeys(hopeless)))
+        return 1
     if missing and again < request.retries:
         say(f"of {request.array} elements {len(missing)} did not end well ({_listed(missing)}); they are tried again")
-        submitter.retry(name, missing, again + 1)
-        return 0
+        own = own_id()
+        forget_own_job(os.environ)
+        return submitter.retry(name, missing, again + 1, own)
     if missing:
         say(f"elements {_listed(missing)} did not end well in {again + 1} tries (retries {request.retries}); not merged")
         return 1
-    return subprocess.run(submitter.merge_command(name), check=False).returncode
+    return subprocess.run(placed(submitter.merge_command(name)), check=False).returncode
+
+
+def why_hopeless(state: Path) -> str:
+    """Why an element that did not end well would not do so either if it were tried again; empty if it may."""
+    try:
+        found = json.loads(state.read_text())
+    except (OSError, ValueError):
+        return "some never began: they were cancelled, or what they build on failed"
+    if found.get("kind") == "cancelled":
+        return "some were cancelled"
+    return "some were refused by the job itself, see their logs" if found.get("code") == REFUSED else ""
 
 
 def _listed(numbers: list[int]) -> str:

@@ -10,8 +10,10 @@ from typing import Literal
 from afa_dist.config.fields import Section, section, setting
 from afa_dist.errors import Problem
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:,@\[\]&|=/*-]*")
+_WORD = re.compile(r"[A-Za-z0-9(!\[][A-Za-z0-9._+:,@\[\]()!&|=/*-]*")
 """What names of partitions, accounts, nodes and features are made of."""
+
+_NAMES = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "reservation", "gpu_type")
 
 _MEMORY = re.compile(r"[1-9][0-9]*[KMGT]?")
 
@@ -51,6 +53,7 @@ class Request(Section):
 
     nodes: int = setting(1, "nodes; one task runs on each, and Ray joins them where they are more than one", ge=1)
     gpus_per_node: int = setting(0, "GPUs on each node", ge=0)
+    gpu_type: str = setting("", "kind of GPU, by Slurm's name for it (a100); empty = any")
     cpus_per_task: int = setting(0, "CPUs on each node (one task a node); 0 = what the partition gives", ge=0)
     mem: str = setting("", "memory on each node, such as 64G; empty = what the partition gives")
     time: str = setting("", "time limit of one start, as Slurm writes it: 90, 24:00:00, 2-12; a run may take several")
@@ -101,7 +104,7 @@ class Request(Section):
                 yield Problem("extra", f"{option!r} is not an option of sbatch such as name=value, without dashes in front")
 
     def _word_problems(self) -> Iterator[Problem]:
-        for name in ("partition", "account", "qos", "constraint", "exclude", "nodelist", "reservation"):
+        for name in _NAMES:
             value = getattr(self, name)
             if value and not _WORD.fullmatch(value):
                 yield Problem(

@@ -48,12 +48,13 @@ class Store:
         """
         path = Path(folder).expanduser().absolute()
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for one in [*reversed(path.parents), path]:  # mkdir(parents=True) gives the mode to the last one alone
+                if not one.exists():
+                    one.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise UserError.one("folder", f"{path} cannot be made ({error.strerror}); choose another folder") from error
         if fault := openness(path):
-            what = f"{fault}; whoever can write there can run code as you: chmod go-w it, or choose another folder"
-            raise UserError.one("folder", what)
+            raise UserError.one("folder", f"whoever can write there can run code as you. {fault}")
         path.chmod(0o700)
         return cls(path)
 

@@ -1,27 +1,30 @@
-"""From a checked request to jobs in Slurm's queue: one, an array with what puts it together, or a chain."""
+"""From a plan to jobs in Slurm's queue, and to what is tried again of an array."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from submitit.core.utils import FailedSubmissionError
+from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
-from afa_dist.address import below, is_address
+from afa_dist.address import is_address
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import UserError
 from afa_dist.files import write_json
 from cluster.slurm.attempts import Limits
 from cluster.slurm.batch import Executor, executor_of, prefix_of, python_of, ray_of
 from cluster.slurm.commands import ask, cleaned, most_elements
+from cluster.slurm.here import say
 from cluster.slurm.jobs import Job, write_config
+from cluster.slurm.planning import Planned
 from cluster.slurm.request import Request
 from cluster.slurm.store import Store, Submission
 from cluster.slurm.task import Work
@@ -30,51 +33,6 @@ MERGE = "merge"
 
 WAITING = "waiting.json"
 """In a submission's folder: for each job the jobs of the same submission that it waits for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """One job to be submitted. after: names of those of the plan that must have ended well before. array: so many elements.
-    light: puts together what others have computed.
-    """
-
-    name: str
-    job: Job
-    after: tuple[str, ...] = ()
-    array: int = 0
-    light: bool = False
-
-
-def plan(script: str, job: Job, request: Request) -> list[Planned]:
-    """The jobs that a submission comes to, in an order in which each stands behind those it waits for."""
-    if script == "pipeline" and request.chain:
-        return _chain(job, request)
-    if script == "evaluate" and request.array:
-        return [Planned("evaluate", job, array=request.array)]
-    return [Planned(script, job)]
-
-
-def _chain(job: Job, request: Request) -> list[Planned]:
-    """A job a stage, evaluations as arrays if that is asked for; the last one puts the table and the report together."""
-    config = job.config
-    found: list[Planned] = []
-    trained = [("pretrain", "pretrain"), ("finetune", "finetune"), ("baseline", "finetune")]
-    for name, script in trained:
-        if config.get(name):
-            after = ("pretrain",) if name == "finetune" and config.get("pretrain") else ()
-            found.append(Planned(name, job.stage(script, name), after))
-    stages = [one.name for one in found if one.name != "pretrain"]
-    if request.array:
-        for stage in stages:
-            found.append(Planned(f"evaluate-{stage}", _evaluation(config, stage), (stage,), array=request.array))
-        stages = [f"evaluate-{stage}" for stage in stages]
-    return [*found, Planned("pipeline", job, tuple(stages), light=bool(request.array))]
-
-
-def _evaluation(config: Mapping[str, Any], stage: str) -> Job:
-    """The evaluation of a stage's model, as the pipeline would make it."""
-    model = below(str(config["runs_dir"]), str(config["name"]), stage)
-    return Job("evaluate", {**config["evaluate"], "model": model, "name": f"{config['name']}/evaluate/{stage}"})
 
 
 class Submitter:
@@ -94,7 +52,7 @@ class Submitter:
         """Submit all; returns what each job is for, by its number. What was submitted is recorded whatever happens.
 
         Raises:
-            UserError: Slurm refused one; those before it are in the queue.
+            UserError: Slurm refused one; those before it are taken back.
         """
         write_json(self.folder / "request.json", {"place": self.place, "request": to_mapping(self.request)})
         waiting: dict[str, list[str]] = {}
@@ -104,27 +62,51 @@ class Submitter:
                 numbers = [self.numbers[name] for name in one.after]
                 self._submit(one, config, depending([*filter(None, [self.request.after]), *numbers]))
                 waiting[self.numbers[one.name]] = numbers
+        except UserError:
+            if self.jobs:
+                ask("scancel", *self.jobs)
+            raise
         finally:
             write_json(self.folder / WAITING, waiting)
             self._record(planned[-1].name)
         return self.jobs
 
-    def retry(self, name: str, wanted: Sequence[int], again: int) -> None:
-        """Submit some elements of an array of this submission again; whoever waits for `name` then waits for that."""
-        own = os.environ["SLURM_JOB_ID"]
-        job = read_job(self.folder, name)
-        works = self.elements(name, job, self.folder / f"{name}.yaml", wanted)
-        try:
-            self.array(name, works, again=again)
-        finally:
-            self._record(name)
-        waiting: dict[str, list[str]] = json.loads((self.folder / WAITING).read_text())
-        waiting[self.numbers[name]] = []
-        for number, earlier in waiting.items():
-            if own in earlier:
-                earlier[earlier.index(own)] = self.numbers[name]
-                ask("scontrol", "update", f"JobId={number}", f"Dependency={depending(earlier)}")
-        write_json(self.folder / WAITING, waiting)
+    def retry(self, name: str, wanted: Sequence[int], again: int, own: str) -> int:
+        """Submit some elements of an array of this submission again; whoever waits for the job `own` then waits for that.
+
+        Returns an exit code. If this was begun before, it is not submitted twice: `own` may have been requeued meanwhile.
+        """
+        path = self.folder / f"retry-{name}-{again}.json"
+        begun = json.loads(path.read_text()) if path.exists() else None
+        if begun is None:
+            write_json(path, {})
+            works = self.elements(name, read_job(self.folder, name), self.folder / f"{name}.yaml", wanted)
+            try:
+                self.array(name, works, again=again)
+            finally:
+                self._record(name)
+            write_json(path, {"number": self.numbers[name]})
+        elif "number" not in begun:
+            say("was interrupted while it submitted them; `status` shows what is in the queue. Not submitted twice")
+            return 1
+        else:
+            self.numbers[name] = begun["number"]
+        with self._waiting() as waiting:
+            waiting[self.numbers[name]] = []
+            for number, earlier in waiting.items():
+                if own in earlier:
+                    earlier[earlier.index(own)] = self.numbers[name]
+                    ask("scontrol", "update", f"JobId={number}", f"Dependency={depending(earlier)}")
+        return 0
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[dict[str, list[str]]]:
+        """Who waits for whom, for one process at a time: two arrays of a chain may end at the same moment."""
+        with (self.folder / "waiting.lock").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            waiting: dict[str, list[str]] = json.loads((self.folder / WAITING).read_text())
+            yield waiting
+            write_json(self.folder / WAITING, waiting)
 
     def merge_command(self, name: str) -> list[str]:
         """What puts the parts of an array together, where a job of this submission runs."""
@@ -136,14 +118,18 @@ class Submitter:
             at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self.store.add(Submission(self.place, name, at, str(self.folder), self.jobs))
 
-    def scripts(self, planned: Sequence[Planned]) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Name, batch script and command of each job of a plan; nothing is made."""
+    def scripts(self, planned: Sequence[Planned], alone: bool = False) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Name, batch script and command of each job of a plan; nothing is made. alone: as if none waited for another."""
         found = []
         for one in planned:
-            executor = self._executor(one, ",".join(f"afterok:<{name}>" for name in one.after))
+            after = [] if alone else [f"afterok:<{name}>" for name in one.after]
+            executor = self._executor(one, ",".join(after))
             if one.array:
-                executor.parameters["map_count"] = one.array
+                executor.parameters["map_count"] = min(one.array, most_elements()) if alone else one.array
             found.append((one.name, executor.script(), self.work(one, self.folder / f"{one.name}.yaml").command))
+            if one.array and alone:
+                name = f"{one.name}-{MERGE}"
+                found.append((name, self._executor(Planned(name, _NO_JOB, light=True), "").script(), ()))
         return found
 
     def elements(self, name: str, job: Job, config: Path, wanted: Sequence[int]) -> list[Work]:
@@ -212,7 +198,7 @@ class Submitter:
                 with executor.batch():
                     jobs = [executor.submit(work) for work in works]
                 number = str(jobs[0].job_id).partition("_")[0]
-        except FailedSubmissionError as error:
+        except (FailedSubmissionError, UncompletedJobError) as error:
             lines = [cleaned(line) for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
             raise UserError.one("sbatch", "; ".join(lines)) from error
         self.jobs[number] = what

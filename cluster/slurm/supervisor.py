@@ -6,20 +6,27 @@ log. Needs the standard library alone, so that it starts at once and lives outsi
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 
 from cluster.slurm.attempts import LOSS, PREEMPTION, TIMEOUT, WORDS, Attempts, saved_in
-from cluster.slurm.ray_nodes import RayNode, Share, own_address, read_json, write_json
+from cluster.slurm.heard import Heard, heard, listen
+from cluster.slurm.here import (
+    draining_nodes,
+    head_address,
+    is_cancelled,
+    is_near_limit,
+    job_fields,
+    own_id,
+    placed,
+    restarts,
+    say,
+)
+from cluster.slurm.ray_nodes import JOIN_SECONDS, RayNode, Share, own_address, read_json, write_json
 from cluster.slurm.task import Work
 
 REQUEUE = 75
@@ -28,48 +35,20 @@ REQUEUE = 75
 MISTAKE = 2
 CANCELLED = 143
 SETTLE_SECONDS = 3.0
+PAUSE_SECONDS, LONGEST_PAUSE = 60, 600
+"""Before a job whose process was lost twice in a row is started here again; each time as much longer."""
+
 AROUND_LIMIT_SECONDS = 90
 """Slurm may warn up to a minute before it was asked to; a warning so near to the limit is of the limit."""
 
 
-class Heard:
-    """The first warning that this process got, and when."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self.at = 0.0
-        self.why = ""
-
-    def note(self, number: int, why: str = "") -> None:
-        if self.signal is None:
-            self.signal, self.at, self.why = signal.Signals(number), time.time(), why
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[Heard]:
-    """Inside, warnings are noted, in place of submitit's own handlers."""
-    heard = Heard()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        heard.note(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    before[signal.SIGCONT] = signal.signal(signal.SIGCONT, lambda *_: None)  # comes with every SIGTERM of Slurm
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def supervise(work: Work) -> int:
     """One start of a job, on one of its nodes; returns the exit code."""
-    node, restart = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    job = os.environ["SLURM_JOB_ID"]
-    with listening() as heard:
-        if node == 0:
-            return First(work, job, restart, heard).run()
-        return _other(work, meeting_place(work, job, restart), f"{job}.{restart}.{node}")
+    listen()  # in place of submitit's own handlers
+    node, job, restart = int(os.environ.get("SLURM_PROCID", "0")), own_id(), restarts()
+    if node == 0:
+        return First(work, job, restart, heard).run()
+    return _other(work, meeting_place(work, job, restart), f"{job}.{restart}.{node}")
 
 
 def meeting_place(work: Work, job: str, restart: int) -> Path:
@@ -90,35 +69,56 @@ class First:
 
     def run(self) -> int:
         self.meeting.mkdir(mode=0o700, exist_ok=True)
+        mark = Path(self.work.folder) / self.work.mark
+        write_json(mark.with_suffix(".state"), {"job": self.job})
         try:
-            while True:
-                if reason := self.attempts.begin(self.saved(), self.restart):
-                    say(f"not started again: {reason}")
-                    return 1
-                code, trouble = self._start()
-                kind, why = self._judge(code)
-                why = trouble if kind == LOSS and trouble else why
-                self.attempts.end(kind, why, code)
-                if kind == "done":
-                    (Path(self.work.folder) / self.work.mark).touch()
-                if kind not in WORDS:
-                    return CANCELLED if kind == "cancelled" else code
-                say(f"{WORDS[kind]}{f' ({why})' if why else ''}")
-                if reason := self.attempts.may_go_on():
-                    say(f"not requeued: {reason}")
-                    return 1
-                if kind != LOSS or self.work.nodes > 1:  # where there are several, all begin anew
-                    say("requeued; it goes on from what was saved")
-                    return REQUEUE
+            code, kind = self._starts()
+            write_json(mark.with_suffix(".state"), {"job": self.job, "kind": kind, "code": code})
+            if kind == "done":
+                mark.touch()
+            # For the batch script: what srun makes of several exit codes says less.
+            (self.meeting / "end").write_text("requeue" if kind in WORDS and code == REQUEUE else "final")
+            return code
         finally:
             write_json(self.meeting / "over.json", {"at": time.time()})
             (self.meeting / "token").unlink(missing_ok=True)
+
+    def _starts(self) -> tuple[int, str]:
+        """Start the job, here again if it was lost; returns the exit code, and what kind of end the last one was."""
+        while True:
+            if reason := self.attempts.begin(self.saved(), self.restart):
+                say(f"not started again: {reason}")
+                return 1, "over"
+            code, trouble = self._start()
+            kind, why = self._judge(code)
+            why = trouble if kind == LOSS and trouble else why
+            self.attempts.end(kind, why, code)
+            if kind not in WORDS:
+                return CANCELLED if kind == "cancelled" else code, kind
+            say(f"{WORDS[kind]}{f' ({why})' if why else ''}")
+            if reason := self.attempts.may_go_on():
+                say(f"not requeued: {reason}")
+                return 1, "over"
+            if kind != LOSS or self.work.nodes > 1:  # where there are several, all begin anew
+                say("asks for a requeue; it goes on from what was saved")
+                return REQUEUE, kind
+            self._pause()
+
+    def _pause(self) -> None:
+        """Whatever takes a job's process again and again, or still holds its run, may need a while to be gone."""
+        seconds = min(LONGEST_PAUSE, PAUSE_SECONDS * (self.attempts.losses_in_a_row() - 1))
+        if seconds:
+            say(f"begins again in {seconds} s")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.heard.signal is None:
+            time.sleep(0.5)
 
     def saved(self) -> str:
         """What stands for all that the run has saved."""
         if not self.work.saved_command:
             return saved_in(Path(self.work.place))
-        done = subprocess.run(self.work.saved_command, capture_output=True, text=True, cwd=self.work.cwd, check=False)
+        command = placed(self.work.saved_command)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.work.cwd, check=False)
         return done.stdout.strip() or f"unknown-{time.time()}"  # a store that does not answer is no lack of progress
 
     def _start(self) -> tuple[int, str]:
@@ -138,7 +138,7 @@ class First:
             return -signal.SIGKILL, str(error)
 
     def _job(self, environment: dict[str, str], ray: RayNode | None = None) -> tuple[int, str]:
-        command = [*prefix_here(self.work), *self.work.command]
+        command = [*placed(self.work.prefix), *self.work.command]
         child = subprocess.Popen(command, cwd=self.work.cwd, env={**os.environ, **environment})
         watch = threading.Thread(target=self._watch_drain, args=(child,), daemon=True)
         watch.start()
@@ -169,31 +169,19 @@ class First:
         if code == 0:
             return "done", ""
         if self.heard.signal is not None or code == REQUEUE:
-            fields = job_fields(self.job)
-            if self._by_limit(fields):
+            fields, at = job_fields(), self.heard.at or time.time()
+            by_slurm = self.heard.signal == signal.SIGUSR2 or fields.get("Reason") == "TimeLimit"
+            if by_slurm and is_near_limit(fields, at, self.work.signal_seconds + AROUND_LIMIT_SECONDS):
                 return TIMEOUT, ""
             if self.heard.signal == signal.SIGTERM and is_cancelled(fields):
                 return "cancelled", "by scancel"
             return PREEMPTION, self.heard.why or (self.heard.signal.name if self.heard.signal else "")
-        if code == MISTAKE and self.restart > 0:
+        if code == MISTAKE and self.attempts.starts() > 1:
             # It was right before. The lost start may still live on a node that Slurm has given up, and hold the run.
             return LOSS, "it refused to start, see above"
         if code < 0:
             return LOSS, f"ended by {signal.Signals(-code).name}"
         return "failed", ""
-
-    def _by_limit(self, fields: Mapping[str, str]) -> bool:
-        """Whether the warning was of the time limit."""
-        if fields.get("Reason") == "TimeLimit":
-            return True
-        if fields.get("PreemptTime", "None") != "None":  # which moves the end
-            return False
-        try:
-            end = datetime.datetime.fromisoformat(fields.get("EndTime", "")).timestamp()
-        except ValueError:
-            return False
-        at = self.heard.at or time.time()
-        return self.heard.signal == signal.SIGUSR2 and end - at <= self.work.signal_seconds + AROUND_LIMIT_SECONDS
 
     def _watch_drain(self, child: subprocess.Popen[bytes]) -> None:
         """Leave a node that is being drained: whoever does that waits for it."""
@@ -209,7 +197,10 @@ def _other(work: Work, meeting: Path, identity: str) -> int:
     """A further node: part of Ray for as long as the first one wants it. Warnings are left to the first one."""
     over = meeting / "over.json"
     try:
+        until = time.monotonic() + JOIN_SECONDS
         while not meeting.is_dir():
+            if time.monotonic() > until:
+                raise RuntimeError(f"the first node of the job has not begun within {JOIN_SECONDS:g} s")
             time.sleep(0.2)
         with ray_node(work, meeting, identity) as ray:
             if ray.join(own_address, over.exists):
@@ -219,55 +210,11 @@ def _other(work: Work, meeting: Path, identity: str) -> int:
                     time.sleep(0.5)
     except (RuntimeError, OSError) as error:
         say(str(error))
-        write_json(meeting / f"failed-{identity}.json", {"why": str(error)})
+        if meeting.is_dir():
+            write_json(meeting / f"failed-{identity}.json", {"why": str(error)})
         return 1
     return 0
 
 
 def ray_node(work: Work, meeting: Path, identity: str) -> RayNode:
-    return RayNode([*prefix_here(work), *work.ray], meeting, identity, Share.of_allocation(os.environ), work.tmp)
-
-
-def prefix_here(work: Work) -> list[str]:
-    """What stands before commands on this node."""
-    return [word.replace("{node}", os.environ.get("SLURMD_NODENAME", "")) for word in work.prefix]
-
-
-def head_address() -> str:
-    """This node's address for the others: that on the way to one of them."""
-    names = ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
-    own = os.environ.get("SLURMD_NODENAME")
-    other = next((name for name in names if name != own), own or "")
-    fields = dict(word.partition("=")[::2] for word in ask("scontrol", "-o", "show", "node", other).split())
-    return own_address(fields.get("NodeAddr") or other)
-
-
-def job_fields(job: str) -> dict[str, str]:
-    """What Slurm knows of a job, by its names for it."""
-    return dict(word.partition("=")[::2] for word in ask("scontrol", "-o", "show", "job", job).split())
-
-
-def is_cancelled(fields: Mapping[str, str]) -> bool:
-    """Whether somebody has ended the job for good. One that is preempted looks the same, but for when it was."""
-    ending = fields.get("JobState") in ("CANCELLED", "COMPLETING")
-    return ending and fields.get("PreemptTime", "None") == "None"
-
-
-def draining_nodes() -> str:
-    """Nodes of this job that are being drained, with commas between them."""
-    lines = ask("sinfo", "-h", "-N", "-n", os.environ.get("SLURM_JOB_NODELIST", ""), "-o", "%N %T").splitlines()
-    return ",".join(sorted({name for name, state in map(str.split, lines) if state.rstrip("*").startswith("drain")}))
-
-
-def ask(*command: str) -> str:
-    """What a command of Slurm answers; nothing if it fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def say(text: str) -> None:
-    """A line in the job's log."""
-    at = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
-    print(f"afa-dist [{os.environ.get('SLURMD_NODENAME', '')} {at}]: {text}", file=sys.stderr, flush=True)
+    return RayNode([*placed(work.prefix), *work.ray], meeting, identity, Share.of_allocation(os.environ), work.tmp)

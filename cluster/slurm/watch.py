@@ -120,7 +120,8 @@ def _why(own: Sequence[JobState]) -> str:
 
 def _starts(one: Submission, job: str) -> str:
     """How often a job began, and why it ended before."""
-    events = [event for path in Path(one.folder).glob(f"attempts-{job}.jsonl") for event in _lines(path)]
+    paths = [path for form in ("", "_*") for path in Path(one.folder).glob(f"attempts-{job}{form}.jsonl")]
+    events = [event for path in paths for event in _lines(path)]
     began = sum("began" in event for event in events)
     ends = [event["ended"] for event in events if event.get("ended") in WORDS]
     words = ", ".join(f"{counted(ends.count(kind), kind)}" for kind in dict.fromkeys(ends))

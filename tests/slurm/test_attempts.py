@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.slurm.attempts import LOSS, PREEMPTION, TIMEOUT, Attempts, Limits, saved_in
+from cluster.slurm.attempts import LOSS, PREEMPTION, REFUSED, TIMEOUT, Attempts, Limits, saved_in
 
 LIMITS = Limits(timeouts=2, preemptions=3, losses=1, idle=3)
 
@@ -37,6 +37,19 @@ def test_a_run_that_saves_nothing_ends(tmp_path, kind):
     reason = attempts.begin("the same", 3)
     assert "3 starts in a row saved nothing (max_idle 3)" in reason and "SIGUSR2" in reason
     assert attempts.begin("something", 4) == ""
+
+
+def test_starts_that_were_refused_are_not_idle(tmp_path):
+    """The start before, on a node that Slurm has given up, may hold the run for a while."""
+    attempts = Attempts(tmp_path / "a.jsonl", Limits(99, 99, 99, idle=2))
+    for number in range(5):
+        assert attempts.begin("the same", number) == ""
+        attempts.end(LOSS, "it refused to start", REFUSED)
+    assert attempts.losses_in_a_row() == 5
+    assert attempts.begin("the same", 5) == ""
+    attempts.end(TIMEOUT)
+    assert attempts.losses_in_a_row() == 0
+    assert attempts.starts() == 6
 
 
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path):

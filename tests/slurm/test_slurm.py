@@ -165,7 +165,9 @@ def test_a_node_that_is_drained_is_left(desk, slurm):
 
 
 def test_an_array_with_a_killed_element(desk, trained_run):
-    """Eight elements in two arrays, for Slurm takes five at most here; one is killed, and tried again alone."""
+    """Eight elements in two arrays, for Slurm takes five at most here; one is killed, and tried again alone. Another one,
+    whose number in Slurm is that of its whole array, is told to go, and takes none of the others along.
+    """
     model = str(trained_run.path)
     options = [
         "--model",
@@ -192,7 +194,13 @@ def test_an_array_with_a_killed_element(desk, trained_run):
     desk.until(killed, "the third element")
     for process in victim:
         os.kill(process.pid, signal.SIGKILL)
+    last = f"{jobs[0]}_4"
+    desk.until(lambda: desk.events(last), "the fifth element")
+    assert desk.slurm("scontrol", "-o", "show", "job", last).startswith(f"JobId={jobs[0]} ")
+    desk.slurm("scancel", "--signal=USR2", last)
     desk.wait(jobs[-1])
+    assert desk.ends(last) in (["preemption", "done"], ["done"])  # it may just have ended
+    assert [desk.ends(f"{jobs[0]}_{number}") for number in (0, 1, 3)] == [["done"]] * 3
     assert "tried again" in desk.log(jobs[-1]), desk.log(jobs[-1])
     desk.until(lambda: (desk.run_dir("e") / "evaluation/summary.json").exists(), "the merged result", 180)
     status = desk.run("status", "e")
