@@ -22,7 +22,7 @@ from pathlib import Path
 
 from afa_dist.config import ScalingConfig
 from afa_dist.errors import UserError
-from afa_dist.runtime.demand import asked
+from afa_dist.runtime.demand import wait_for_machines
 from afa_dist.runtime.placement import (
     OWN_CLUSTER,
     Placement,
@@ -31,6 +31,7 @@ from afa_dist.runtime.placement import (
     memory_given,
     place_here,
     place_on_nodes,
+    room_for,
 )
 
 _SETTINGS = {
@@ -75,7 +76,7 @@ def session(scaling: ScalingConfig, waits: bool = False, gpu_share: float = 1.0)
         if not is_connected():
             stack.enter_context(_joined(cluster) if cluster else _own(max(1, scaling.fewest) * max(1, scaling.threads)))
         if scaling.autoscale and cluster:
-            stack.enter_context(asked(scaling, alive_nodes, gpu_share))
+            wait_for_machines(scaling, lambda: room_for(scaling, alive_nodes(), gpu_share), gpu_share)
         yield place_on_nodes(scaling, alive_nodes(), cluster, waits, gpu_share)
 
 

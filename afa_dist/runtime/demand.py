@@ -1,115 +1,112 @@
 """Asking a cluster that starts machines by itself (KubeRay, `ray up`) for as many as a run can use.
 
 Ray starts machines for what waits to be placed. A run with a range of workers takes what there is, so that nothing would
-ever wait: it says what it could use instead, through Ray Train's own coordinator, which adds up what all runs of a cluster
-ask for.
+ever wait: it lets empty actors wait in place of the workers that it has not, one each, and takes their places when they
+have got some. (Ray's request_resources would be shorter, but is one for the whole cluster: the second version of Ray's
+autoscaler starts nothing at all for it, and for no other run, if not all of it is to be had.)
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from afa_dist.config import ScalingConfig
 from afa_dist.errors import UserError
-from afa_dist.runtime.placement import in_parts, parts_of, room
 
-EXPIRE_SECONDS = 120.0
-"""So long after a run has died its machines are still asked for."""
+LOOK_SECONDS = 0.5
 
-RENEW_SECONDS = 30.0
-LOOK_SECONDS = 1.0
-
-_current: list[Demand] = []
-"""That of the outermost session of this process, if there is one."""
+MORE_SECONDS = 5.0
+"""Machines come one after another: so long further ones are waited for when there is room for the fewest workers."""
 
 
 class Demand:
-    """What this process asks for: up to `most` workers, each of which takes `bundle` (CPU, GPU)."""
+    """Places for workers, each of which takes `bundle` (CPU, GPU), that are asked for and held until they are released."""
 
-    def __init__(self, bundle: Mapping[str, float], most: int) -> None:
+    def __init__(self, bundle: Mapping[str, float]) -> None:
         self.bundle = dict(bundle)
-        self.most = most
-        self._beside = 0
-        self._name = f"afa-dist-{os.uname().nodename}-{os.getpid()}-{time.time_ns()}"
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._send()
-        threading.Thread(target=self._renew, daemon=True).start()
+        self._waiting: dict[Any, Any] = {}
+        """Actors, by what tells that they are placed."""
+        self._placed: list[Any] = []
 
-    def beside(self, workers: int) -> None:
-        """Ask for what is missing beside `workers` for which Ray Train asks itself."""
-        self._beside = workers
-        self._send()
+    def ask(self, count: int) -> None:
+        """Ask for places until `count` are held or asked for."""
+        import ray
 
-    def end(self) -> None:
-        """Ask for nothing any more."""
-        self._ended.set()
-        with self._lock:
-            _coordinator().cancel_request.remote(self._name)
+        kind = ray.remote(num_cpus=self.bundle.get("CPU", 0), num_gpus=self.bundle.get("GPU", 0))(Place)
+        for _ in range(count - len(self._waiting) - len(self._placed)):
+            actor = kind.remote()
+            self._waiting[actor.here.remote()] = actor
 
-    def _renew(self) -> None:
-        while not self._ended.wait(RENEW_SECONDS):
-            with contextlib.suppress(Exception):  # Ray is gone, and with it the demand
-                self._send()
+    def held(self) -> int:
+        """How many places there are by now."""
+        import ray
 
-    def _send(self) -> None:
-        with self._lock:
-            if not self._ended.is_set():
-                bundles = [self.bundle] * max(0, self.most - self._beside)
-                _coordinator().request_resources.remote(self._name, bundles, EXPIRE_SECONDS)
+        if self._waiting:
+            known, _ = ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0)
+            for answer in known:
+                actor = self._waiting.pop(answer)
+                with contextlib.suppress(ray.exceptions.RayError):  # its machine came, and is gone already
+                    ray.get(answer)
+                    self._placed.append(actor)
+        return len(self._placed)
+
+    def release(self) -> None:
+        """Hold nothing and ask for nothing any more."""
+        import ray
+
+        for actor in [*self._waiting.values(), *self._placed]:
+            with contextlib.suppress(Exception):  # Ray itself may be gone
+                ray.kill(actor)
+        self._waiting, self._placed = {}, []
 
 
-def _coordinator() -> Any:
-    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
+class Place:
+    """An actor that does nothing: Ray finds it a machine."""
 
-    return get_or_create_autoscaling_coordinator()
+    def here(self) -> None:
+        """Answers as soon as there is one."""
 
 
-@contextlib.contextmanager
-def asked(
-    scaling: ScalingConfig, nodes: Callable[[], Sequence[Mapping[str, float]]], gpu_share: float = 1.0
-) -> Iterator[None]:
-    """Ask for the most workers that `scaling` allows, for as long; begins when there is room for the fewest.
+def bundle_of(threads: int, gpu: bool, share: float = 1.0) -> dict[str, float]:
+    """What one worker takes."""
+    return {"CPU": threads or 1, **({"GPU": share} if gpu else {})}
 
-    nodes: resources of each alive node. gpu_share: see `place_on_nodes`. Inside of another one nothing more is asked for.
+
+def wait_for_machines(scaling: ScalingConfig, fitting: Callable[[], int], share: float = 1.0) -> None:
+    """Ask for the most workers that `scaling` allows, until there are machines for the fewest, and a moment longer.
+
+    fitting: how many workers the machines there are could hold, if they held nothing else. share: of a GPU, a worker.
 
     Raises:
-        UserError: there was no room within scaling.wait_seconds.
+        UserError: there were none within scaling.wait_seconds.
     """
-    gpu, threads = scaling.device == "gpu", scaling.threads or 1
-    outermost = not _current
-    if outermost:
-        _current.append(Demand({"CPU": threads, **({"GPU": gpu_share} if gpu else {})}, scaling.most))
+    if fitting() >= scaling.fewest:
+        return  # what more it could use it asks for when it has begun
+    what = f"room for {fitting()} of {scaling.fewest} workers; machines for {scaling.most} are asked for"
+    warnings.warn(f"{what}, waiting up to {scaling.wait_seconds:g} s", stacklevel=3)
+    started, enough_since = time.monotonic(), 0.0
+    demand = Demand(bundle_of(scaling.threads, scaling.device == "gpu", share))
     try:
-        _wait(scaling, lambda: room(in_parts(nodes(), parts_of(gpu_share)), threads, gpu))
-        yield
+        demand.ask(scaling.most)
+        while (held := demand.held()) < scaling.most:
+            now = time.monotonic()
+            if held >= scaling.fewest:
+                enough_since = enough_since or now
+                if now - enough_since >= MORE_SECONDS:
+                    return
+            elif now - started >= scaling.wait_seconds:
+                what = f"{scaling.wait_seconds:g} s after machines were asked for there is room for {held} of "
+                what += f"{scaling.fewest} workers; `ray status` says what the cluster tries to start"
+                raise UserError.one("scaling.wait_seconds", what)
+            time.sleep(LOOK_SECONDS)
     finally:
-        if outermost:
-            _current.pop().end()
+        demand.release()
 
 
-def beside(workers: int) -> None:
-    """A group of so many workers is about to compute, or none any more: ask for the others."""
-    for demand in _current:
-        demand.beside(workers)
-
-
-def _wait(scaling: ScalingConfig, fitting: Callable[[], int]) -> None:
-    started = time.monotonic()
-    while (found := fitting()) < scaling.fewest:
-        waited = time.monotonic() - started
-        if waited >= scaling.wait_seconds:
-            what = (
-                f"{scaling.wait_seconds:g} s after machines were asked for there is room for {found} of {scaling.fewest} "
-            )
-            raise UserError.one("scaling.wait_seconds", what + "workers; `ray status` says what the cluster tries to start")
-        if waited < LOOK_SECONDS:
-            what = f"room for {found} of {scaling.fewest} workers; machines for {scaling.most} are asked for"
-            warnings.warn(f"{what}, waiting up to {scaling.wait_seconds:g} s", stacklevel=4)
-        time.sleep(LOOK_SECONDS)
+def held_as_nodes(demand: Demand | None) -> Sequence[Mapping[str, float]]:
+    """What a demand holds, as resources of nodes that are free."""
+    return [demand.bundle] * demand.held() if demand is not None else []

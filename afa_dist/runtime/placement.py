@@ -126,6 +126,11 @@ def room(nodes: Sequence[Mapping[str, float]], threads: int, gpu: bool) -> int:
     return sum(fits)
 
 
+def room_for(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], gpu_share: float = 1.0) -> int:
+    """How many workers of `scaling` fit, on GPUs only if it says so."""
+    return room(in_parts(nodes, parts_of(gpu_share)), scaling.threads or 1, scaling.device == "gpu")
+
+
 def widest(nodes: Sequence[Mapping[str, float]], workers: int, gpu: bool) -> int:
     """The most threads a worker can have with all workers in place; 1 if even that does not fit."""
     most = int(max((node.get("CPU", 0) for node in nodes), default=1))

@@ -24,8 +24,8 @@ from afa_dist.address import below, is_address
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Stopped, TrainingError
-from afa_dist.runtime import demand
 from afa_dist.runtime.board import Board
+from afa_dist.runtime.demand import Demand, bundle_of, held_as_nodes
 from afa_dist.runtime.elastic import Resources, Sizes, free_nodes, wait_for_room
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
@@ -100,6 +100,8 @@ class Groups:
         self.sizes = Sizes.of(run, placement)
         self.cluster = placement.cluster
         self.signalled = signalled
+        autoscale = run.scaling.autoscale and run.scaling.elastic and placement.cluster is not None
+        self.demand = Demand(bundle_of(run.scaling.threads, placement.gpu)) if autoscale else None
         self.leaving: set[str] = set()
         """Nodes that Ray said are taken away."""
         self.failures = 0
@@ -110,6 +112,13 @@ class Groups:
 
     def run(self, placement: Placement) -> dict[str, Any]:
         """Train, in as many groups as it takes; returns the summary."""
+        try:
+            return self._run(placement)
+        finally:
+            if self.demand is not None:
+                self.demand.release()
+
+    def _run(self, placement: Placement) -> dict[str, Any]:
         for number in itertools.count():
             try:
                 outcome = self._train(placement, f"{self.config['start']}.{number}")
@@ -136,7 +145,10 @@ class Groups:
         """
         seconds = self.run_config.scaling.wait_seconds
         sizes = sizes or self.sizes
-        if not sizes.fitting(free_nodes(self.leaving)):
+        fits = sizes.fitting(free_nodes(self.leaving))
+        if self.demand is not None and fits < max(1, wanted):
+            self.demand.ask(self.sizes.counts[-1])
+        if not fits:
             warnings.warn(f"no room for {_counted(sizes.counts[0])} now; waiting for it", stacklevel=2)
         nodes = wait_for_room(sizes, self._look, seconds, wanted)
         placement = sizes.place(nodes, self.cluster) if nodes else None
@@ -148,7 +160,10 @@ class Groups:
     def _look(self) -> Sequence[Resources]:
         if reason := self.signalled():
             raise Stopped(reason)
-        return free_nodes(self.leaving)
+        return self._nodes()
+
+    def _nodes(self) -> Sequence[Resources]:
+        return [*free_nodes(self.leaving), *held_as_nodes(self.demand)]
 
     def _after_failure(self, placement: Placement, reason: str, lost_worker: bool) -> Placement:
         """Where to go on after a group broke that Ray does not replace.
@@ -189,7 +204,11 @@ class Groups:
         if more:
             moved = self.place(wanted=placement.workers + 1)
         else:
-            nodes = wait_for_room(self.sizes, self._look, seconds=0, wanted=placement.workers)
+            # Whoever starts machines replaces those that are taken away; others have none to wait for.
+            seconds = self.run_config.scaling.wait_seconds if self.demand is not None else 0
+            if self.demand is not None:
+                self.demand.ask(self.sizes.counts[-1])
+            nodes = wait_for_room(self.sizes, self._look, seconds, wanted=placement.workers)
             moved = self.sizes.place(nodes, self.cluster) if nodes else None
         if moved is None:
             raise Stopped(reason, outcome["lacking"])
@@ -221,11 +240,9 @@ class Groups:
                 ),
             ),
         )
-        demand.beside(placement.workers)
-        try:
-            return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
-        finally:
-            demand.beside(0)
+        if self.demand is not None:
+            self.demand.release()
+        return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
 
     def _rest(self) -> str:
         """What is left when it ends here."""
@@ -249,7 +266,9 @@ class Groups:
         with contextlib.suppress(ray.exceptions.RayError, OSError, RuntimeError):  # it can be looked for later as well
             if self.board.groups() == self._groups_before:
                 return False  # what this group is about to take still counts as free
-            return self.sizes.fitting(free_nodes(self.leaving), already=placement.workers) > placement.workers
+            if self.demand is not None:
+                self.demand.ask(self.sizes.counts[-1] - placement.workers)
+            return self.sizes.fitting(self._nodes(), already=placement.workers) > placement.workers
         return False
 
 

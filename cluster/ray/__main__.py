@@ -62,16 +62,17 @@ def _submit(script: str, words: list[str]) -> int:
         client = _client(request.server)
         job = _sent(client, script, command, runtime_env(code, request))
     say(f"job {job}: {command}")
-    say(f"stop it, all saved: ray job stop {job} --address {request.server}")
+    ray = f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'disabled')} ray job"
+    say(f"stop it, all saved: {ray} stop {job} --address {request.server}")
     if request.detach:
-        say(f"its log: ray job logs -f {job} --address {request.server}")
+        say(f"its log: {ray} logs -f {job} --address {request.server}")
         return 0
-    from cluster.ray.follow import follow
+    from cluster.ray.follow import Follower
 
     try:
-        return follow(client, job)
+        return Follower(client, job).follow()
     except KeyboardInterrupt:
-        say(f"\njob {job} goes on; its log: ray job logs -f {job} --address {request.server}")
+        say(f"\njob {job} goes on; its log: {ray} logs -f {job} --address {request.server}")
         raise
 
 

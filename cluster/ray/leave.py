@@ -2,12 +2,13 @@
 
 python -m cluster.ray.leave --seconds 90                  # now: what Kubernetes runs before it ends a pod
 python -m cluster.ray.leave --seconds 90 --watch aws      # when the cloud says so: on spot machines
-python -m cluster.ray.leave --seconds 90 --jobs           # on the head: stop all jobs
+python -m cluster.ray.leave --seconds 90 --jobs           # on the head: warn all jobs
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -30,13 +31,13 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--ip", default="", help="only the Ray node at this address of the machine")
     parser.add_argument("--watch", choices=sorted(NOTICES), help="first wait for the cloud's notice")
     parser.add_argument("--metadata", default="", help="where the cloud's notices are asked for, if not at the usual place")
-    parser.add_argument("--jobs", action="store_true", help="stop all jobs instead: the head itself leaves")
+    parser.add_argument("--jobs", action="store_true", help="warn all jobs instead: the head itself leaves")
     given = parser.parse_args(words)
     if given.watch:
         wait_for_notice(given.watch, given.metadata)
     deadline = time.monotonic() + given.seconds
     if given.jobs:
-        return stop_jobs(deadline)
+        return warn_jobs(deadline)
     return leave(given.address, {given.ip} if given.ip else own_addresses(), deadline)
 
 
@@ -81,23 +82,32 @@ def busy(ips: set[str]) -> list[str]:
                 names = [child.cmdline()[:1] for child in process.children()]
             except psutil.Error:
                 continue
-            found += [name[0] for name in names if name and name[0].startswith("ray::") and name[0] != "ray::IDLE"]
+            # Ray names those that wait for work ray::IDLE, ray::IDLE_SpillWorker, ...
+            busy_ones = (name[0] for name in names if name)
+            found += [name for name in busy_ones if name.startswith("ray::") and not name.startswith("ray::IDLE")]
     return found
 
 
-def stop_jobs(deadline: float) -> int:
-    """Stop all jobs of the cluster whose head runs here; each saves as after any other warning."""
-    from ray.job_submission import JobSubmissionClient
+def warn_jobs(deadline: float) -> int:
+    """Warn all jobs that run on this machine; each saves and ends with exit code 75. One that is stopped by Ray itself was
+    meant to end, and KubeRay would not go on with it.
+    """
+    drivers = [process for supervisor in _named("ray::JobSupervisor") for process in supervisor.children(recursive=True)]
+    for process in drivers:
+        with contextlib.suppress(psutil.Error):
+            print(f"warning process {process.pid}: {process.name()}", flush=True)
+            process.terminate()
+    return _wait(
+        lambda: not psutil.wait_procs(drivers, timeout=0)[1], deadline, "all jobs have ended", "some jobs still run"
+    )
 
-    client = JobSubmissionClient("http://127.0.0.1:8265")
 
-    def running() -> list[str]:
-        return [job.submission_id for job in client.list_jobs() if job.submission_id and not job.status.is_terminal()]
-
-    for job in running():
-        print(f"stopping {job}", flush=True)
-        client.stop_job(job)
-    return _wait(lambda: not running(), deadline, "all jobs have ended", "some jobs still run")
+def _named(start: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith(start):
+            found.append(process)
+    return found
 
 
 def _wait(done: Callable[[], bool], deadline: float, well: str, late: str) -> int:

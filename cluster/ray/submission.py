@@ -55,6 +55,8 @@ def package(folder: Path, arguments: Sequence[str]) -> tuple[Path, list[str], li
     not know and that are therefore not in it.
     """
     code, unknown = snapshot(folder)
+    for name in (".rayignore", ".gitignore"):  # all of it is meant to be sent
+        (code / name).unlink(missing_ok=True)
     options = list(arguments)
     for place, word in enumerate(arguments):
         flag, equals, value = word.partition("=")

@@ -116,7 +116,7 @@ def test_the_run_of_the_job_is_one(tmp_path):
     given = parse(PretrainRun, words[2:], program="job", description="")
     assert not given.problems
     recipe = recipes.read_recipe(given.config.replace("/opt/afa-dist", str(ROOT)))
-    run = build(PretrainRun, recipes.merge(recipe, recipes.nest(given.overrides)))
+    run = build(PretrainRun, recipes.for_stage(recipe, "pretrain", recipes.nest(given.overrides)))
     group = of("RayCluster")["spec"]["workerGroupSpecs"][0]
     assert run.scaling.threads <= int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
     assert run.scaling.most <= group["maxReplicas"]

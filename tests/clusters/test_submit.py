@@ -2,9 +2,9 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,13 @@ def test_a_recipe_from_elsewhere_is_taken_along(tmp_path):
     assert options == ["--config", "submitted/config-mine.yaml", "--seed", "3", "--config=recipes/digits.yaml"]
     assert (code / options[1]).read_text() == "seed: 5\n"
     assert json.loads((code / "code.json").read_text())["commit"]
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(str(code), tmp_path / "package.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "package.zip") as sent:
+        names = {name for name in sent.namelist() if not name.endswith("/")}
+    assert names == {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+    assert "afa_dist/data/catalogue.py" in names
     assert runtime_env(code, Request(stop_seconds=7))["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "7"
 
 
@@ -75,7 +82,9 @@ def test_data_and_runs_stay_at_home(ray_cluster, tmp_path):
     done = submit("python", "-c", program, cwd=checkout)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {word.removeprefix("FOUND:./") for word in done.stdout.split() if word.startswith("FOUND:")}
-    assert {"jobs/pretrain.py", "afa_dist/losses/contrastive.py", "recipes/digits.yaml"} <= found
+    tracked = subprocess.run(["git", "ls-files"], cwd=checkout, check=True, capture_output=True, text=True).stdout.split()
+    code = {name for name in tracked if not name.startswith("results/")} - {".rayignore", ".gitignore"}
+    assert code <= found
     assert not [name for name in found if name in mine or name.startswith((".git/", "results/"))]
 
 
@@ -98,8 +107,9 @@ def test_a_stopped_job_has_saved_its_last_step(ray_cluster, tmp_path):
     directory = RunDirectory(tmp_path / "long")
     wait_for(lambda: last_step(directory) >= 20, process, 120, log)
     (line,) = [line for line in log.read_text().splitlines() if "ray job stop" in line]
-    stop = shlex.split(line.partition(": ")[2])
-    subprocess.run([Path(sys.executable).parent / stop[0], *stop[1:]], check=True, timeout=60, capture_output=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    stop = ["sh", "-c", line.partition(": ")[2]]
+    subprocess.run(stop, env={**os.environ, "PATH": path}, check=True, timeout=60, capture_output=True)
     assert process.wait(timeout=60) == 143, log.read_text()
     assert "the job was stopped; the same command continues it" in log.read_text()
     assert directory.checkpoints.newest().step == last_step(directory) >= 20
