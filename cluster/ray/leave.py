@@ -48,7 +48,6 @@ def own_addresses() -> set[str]:
 
 def leave(address: str, ips: set[str], deadline: float) -> int:
     """Let Ray start nothing more on the nodes at `ips` and tell those who compute there; wait until `deadline`."""
-    import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated import autoscaler_pb2
 
@@ -56,7 +55,7 @@ def leave(address: str, ips: set[str], deadline: float) -> int:
     client = GcsClient(address=address)
     left = max(1, int(deadline - time.monotonic()))
     until = (time.time_ns() // 10**6) + left * 1000
-    nodes = {ray.NodeID(number).hex(): info for number, info in client.get_all_node_info().items()}
+    nodes = {number.hex(): info for number, info in client.get_all_node_info().items()}
     mine = [number for number, info in nodes.items() if info.node_manager_address in ips and _alive(info)]
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     for number in mine:
