@@ -105,6 +105,7 @@ class FakeCloud(TwoNodes):
         for kind in kinds.values():
             kind["min_workers"] = 0
         provider = {"type": "fake_multinode", "gcs_address": self.address, "head_node_id": FAKE_HEAD_NODE_ID}
+        provider |= {"launch_multiple": True}
         provider |= {"disable_node_updaters": True, "disable_launch_config_check": True, "use_node_id_as_ip": True}
         config = {
             "cluster_name": "fake",
@@ -118,6 +119,9 @@ class FakeCloud(TwoNodes):
         config |= {f"{kind}_start_ray_commands": [] for kind in ("head", "worker")}
         (self.folder / "fake.json").write_text(json.dumps(config))
         self.env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        # The second version, which is that of KubeRay's and of `ray up`.
+        self.env |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID}
+        self.env |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
         super().start_head(cpus, f"--autoscaling-config={self.folder / 'fake.json'}")
 
     def close(self) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,17 +28,16 @@ from afa_dist.runtime.demand import Demand, bundle_of, held_as_nodes
 from afa_dist.runtime.elastic import Resources, Sizes, free_nodes, wait_for_room
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
+from afa_dist.runtime.ray_fit import fit_interruptibly, reason_of, storage_of
 from afa_dist.runtime.ray_worker import work
 from afa_dist.runtime.sharing import share
-from afa_dist.training.mirror import UNANSWERED, Mirror, words
+from afa_dist.training.mirror import UNANSWERED, Mirror
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.warned import Source, heed_signals
 
 MOST_UNSTARTED = 5
 """So many elastic groups in a row may fail to start: Ray's view of the nodes may be old, or others may take them first."""
-
-_GONE = (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError)
 
 MORE_ROOM = "room for more workers"
 
@@ -125,7 +123,7 @@ class Groups:
             except ray_train.TrainingFailedError as error:
                 if isinstance(error, ray_train.PreemptionError):
                     self.leaving |= set(error.preemption_info.preempted_node_ids)
-                reason = _reason(error, self.board.take_troubles())
+                reason = reason_of(error, self.board.take_troubles())
                 placement = self._after_failure(placement, reason, isinstance(error, ray_train.WorkerGroupError))
                 continue
             self.unstarted = 0
@@ -232,7 +230,7 @@ class Groups:
             ),
             run_config=ray_train.RunConfig(
                 name="ray",
-                **_storage(self.run_config, self.directory),
+                **storage_of(self.run_config, self.directory),
                 failure_config=ray_train.FailureConfig(
                     max_failures=0 if elastic else self.run_config.scaling.max_failures,
                     controller_failure_limit=0 if elastic else -1,
@@ -242,7 +240,7 @@ class Groups:
         )
         if self.demand is not None:
             self.demand.release()
-        return _fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
+        return fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
 
     def _rest(self) -> str:
         """What is left when it ends here."""
@@ -272,49 +270,5 @@ class Groups:
         return False
 
 
-def _storage(run: TrainingRun, directory: RunDirectory) -> dict[str, Any]:
-    """Where Ray keeps its books: in the run directory."""
-    if not is_address(run.runs_dir):
-        return {"storage_path": str(directory.path)}
-    try:
-        mirror = Mirror(below(run.runs_dir, run.name))
-    except UNANSWERED as error:
-        raise TrainingError(f"{directory.place} cannot be used: {words(error)}") from error
-    return {"storage_path": mirror.root, "storage_filesystem": mirror.filesystem}
-
-
-def _fit_interruptibly(trainer: TorchTrainer, meanwhile: Callable[[], None]) -> dict[str, Any]:
-    """`trainer.fit()` in a thread: in the main one Ray would take over Ctrl-C, and keep it after the fit.
-
-    meanwhile: called a few times a second in this thread.
-    """
-    box: dict[str, Any] = {}
-
-    def target() -> None:
-        try:
-            box["result"] = trainer.fit().return_value
-        except BaseException as error:
-            box["error"] = error
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        meanwhile()
-    if "error" in box:
-        raise box["error"]
-    return box["result"] or {"failure": "the workers ended without a result"}
-
-
 def _counted(workers: int) -> str:
     return f"{workers} worker{'s' if workers > 1 else ''}"
-
-
-def _reason(error: BaseException, troubles: list[str]) -> str:
-    """Why a group broke: in the words of its workers, if they could leave any."""
-    failures = error.worker_failures if isinstance(error, ray_train.WorkerGroupError) else {}
-    gone = sorted(rank for rank, failure in failures.items() if isinstance(failure, _GONE))
-    if gone and not troubles:
-        return f"worker {', '.join(map(str, gone))} is gone: its process or its node ended"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (troubles or [lines[-1].strip() if lines else type(error).__name__])[-1]

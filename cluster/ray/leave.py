@@ -36,9 +36,8 @@ def main(words: Sequence[str]) -> int:
     if given.watch:
         wait_for_notice(given.watch, given.metadata)
     deadline = time.monotonic() + given.seconds
-    if given.jobs:
-        return warn_jobs(deadline)
-    return leave(given.address, {given.ip} if given.ip else own_addresses(), deadline)
+    ips = {given.ip} if given.ip else own_addresses()
+    return (warn_jobs if given.jobs else leave)(given.address, ips, deadline)
 
 
 def own_addresses() -> set[str]:
@@ -64,34 +63,41 @@ def leave(address: str, ips: set[str], deadline: float) -> int:
     if not mine:
         print(f"no Ray node runs at {', '.join(sorted(ips))}", file=sys.stderr)
         return 1
-    return _wait(lambda: not busy(ips), deadline, "all have left", "some still compute here")
+    return _wait(lambda: not busy(address, ips), deadline, "all have left", "some still compute here")
 
 
 def _alive(info: Any) -> bool:
     return bool(info.state == info.GcsNodeState.Value("ALIVE"))
 
 
-def busy(ips: set[str]) -> list[str]:
-    """What computes on the Ray nodes at `ips`."""
+def busy(address: str, ips: set[str]) -> list[str]:
+    """What computes on the Ray nodes at `ips`; Ray calls what waits for work ray::IDLE, ray::IDLE_SpillWorker, ..."""
+    names = [name for name, _ in workers(address, ips)]
+    return [name for name in names if name.startswith("ray::") and not name.startswith("ray::IDLE")]
+
+
+def workers(address: str, ips: set[str]) -> list[tuple[str, psutil.Process]]:
+    """Processes of this machine's Ray nodes at `ips` which belong to the cluster at `address`, with their names."""
+    port = f":{address.rpartition(':')[2]}"
     found = []
     for process in psutil.process_iter(["name", "cmdline"]):
-        command = process.info["cmdline"] or []
-        if process.info["name"] == "raylet" and any(f"--node_ip_address={ip}" in command for ip in ips):
-            try:
-                names = [child.cmdline()[:1] for child in process.children()]
-            except psutil.Error:
-                continue
-            # Ray names those that wait for work ray::IDLE, ray::IDLE_SpillWorker, ...
-            busy_ones = (name[0] for name in names if name)
-            found += [name for name in busy_ones if name.startswith("ray::") and not name.startswith("ray::IDLE")]
+        words = process.info["cmdline"] or []
+        ours = any(word.startswith("--gcs-address=") and word.endswith(port) for word in words)
+        if process.info["name"] != "raylet" or not ours or not any(f"--node_ip_address={ip}" in words for ip in ips):
+            continue
+        with contextlib.suppress(psutil.Error):
+            for child in process.children():
+                with contextlib.suppress(psutil.Error):
+                    found.append(((child.cmdline() or [""])[0], child))
     return found
 
 
-def warn_jobs(deadline: float) -> int:
+def warn_jobs(address: str, ips: set[str], deadline: float) -> int:
     """Warn all jobs that run on this machine; each saves and ends with exit code 75. One that is stopped by Ray itself was
     meant to end, and KubeRay would not go on with it.
     """
-    drivers = [process for supervisor in _named("ray::JobSupervisor") for process in supervisor.children(recursive=True)]
+    supervisors = [process for name, process in workers(address, ips) if name.startswith("ray::JobSupervisor")]
+    drivers = [process for supervisor in supervisors for process in supervisor.children(recursive=True)]
     for process in drivers:
         with contextlib.suppress(psutil.Error):
             print(f"warning process {process.pid}: {process.name()}", flush=True)
@@ -99,14 +105,6 @@ def warn_jobs(deadline: float) -> int:
     return _wait(
         lambda: not psutil.wait_procs(drivers, timeout=0)[1], deadline, "all jobs have ended", "some jobs still run"
     )
-
-
-def _named(start: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith(start):
-            found.append(process)
-    return found
 
 
 def _wait(done: Callable[[], bool], deadline: float, well: str, late: str) -> int:

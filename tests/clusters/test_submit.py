@@ -98,21 +98,34 @@ def test_exit_codes_pass_through(ray_cluster, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_stopped_job_has_saved_its_last_step(ray_cluster, tmp_path):
+def test_a_job_whose_head_leaves_or_that_is_stopped_has_saved_its_last_step(ray_cluster, tmp_path):
+    """The head is about to end: the job fails, to be tried again. Then it is stopped, which nobody goes on with."""
     options = [*SMALL, "--schedule.epochs", "500", "--scaling.workers", "1", "--runs_dir", tmp_path, "--name", "long"]
     command, rest = launch("pretrain", "--", *options, "--tracking.log_every_steps", "1")
     log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, **rest)
     directory = RunDirectory(tmp_path / "long")
-    wait_for(lambda: last_step(directory) >= 20, process, 120, log)
+
+    def start(until: int) -> subprocess.Popen:
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file, **rest)
+        wait_for(lambda: last_step(directory) >= until, process, 120, log)
+        return process
+
+    process = start(until=20)
+    leave = [sys.executable, "-m", "cluster.ray.leave", "--jobs", "--seconds", "60"]
+    left = subprocess.run(leave, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    assert left.returncode == 0 and "all jobs have ended" in left.stdout, left.stdout + left.stderr
+    assert process.wait(timeout=60) == 75, log.read_text()
+    saved = directory.checkpoints.newest().step
+    assert saved == last_step(directory) >= 20
+    process = start(until=saved + 10)
     (line,) = [line for line in log.read_text().splitlines() if "ray job stop" in line]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     stop = ["sh", "-c", line.partition(": ")[2]]
     subprocess.run(stop, env={**os.environ, "PATH": path}, check=True, timeout=60, capture_output=True)
     assert process.wait(timeout=60) == 143, log.read_text()
     assert "the job was stopped; the same command continues it" in log.read_text()
-    assert directory.checkpoints.newest().step == last_step(directory) >= 20
+    assert directory.checkpoints.newest().step == last_step(directory) > saved
 
 
 def last_step(directory):
