@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from afa_dist.config import DataConfig
+from afa_dist.data.digits_file import digits
 from afa_dist.data.folders import load_tiny_imagenet, load_tree
 from afa_dist.data.image_set import ImageSet, choose_evenly, choose_rows, hold_out
 from afa_dist.data.parquet import load_parquet
@@ -76,12 +77,10 @@ def load_part(config: DataConfig, part: Literal["test", "held_out"]) -> ImageSet
 
 def _digits(config: DataConfig, split: str, limit: int) -> ImageSet:
     """scikit-learn's 8x8 scans (0 to 16, stored as 0 to 255), split by a fixed draw, even over the classes."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8))[:, None]
-    everything = ImageSet(images, torch.from_numpy(raw.target.astype(np.int64)), tuple("0123456789"))
-    test = choose_evenly(raw.target, DIGITS_TEST, seed=0)
+    scans, labels = digits()
+    images = torch.from_numpy(np.rint(scans * (255 / 16)).astype(np.uint8))[:, None]
+    everything = ImageSet(images, torch.from_numpy(labels), tuple("0123456789"))
+    test = choose_evenly(labels, DIGITS_TEST, seed=0)
     rows = test if split == "test" else np.setdiff1d(np.arange(len(everything)), test)
     chosen = everything.subset(rows)
     return chosen.subset(choose_rows(chosen.labels_N.numpy(), limit))

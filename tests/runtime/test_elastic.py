@@ -108,8 +108,8 @@ def two_nodes():
         yield cluster
 
 
-OPTIONS = "--model.width 8 --model.projection_dim 16 --data.train_limit 600 --data.crop_padding 1 --attack.steps 2"
-OPTIONS += " --schedule.batch_size 64 --validation.steps 2 --tracking.tensorboard false --tracking.log_every_steps 1"
+OPTIONS = "--model.width 8 --model.projection_dim 16 --data.train_limit 600 --data.crop_padding 1 --attack.steps 1"
+OPTIONS += " --schedule.batch_size 32 --validation.steps 1 --tracking.tensorboard false --tracking.log_every_steps 1"
 OPTIONS += " --scaling.threads 1 --scaling.precision fp64 --scaling.device cpu --ema.decay 0.9"
 
 
@@ -163,15 +163,14 @@ class Watched:
 
 
 @pytest.mark.ray
-def test_nodes_are_lost_added_and_taken_away(two_nodes, tmp_path):
+def test_nodes_are_lost_added_and_taken_away(two_nodes, tmp_path, alone):
     """Two workers, one, two, one; the run ends as one process does that nothing ever happened to."""
-    epochs, every = 100, 20
     second = two_nodes.add()
-    options = ["--scaling.workers", "1..2", "--scaling.resize_seconds", "1", "--checkpoint.every_steps", str(every)]
-    run = Watched(tmp_path, job(tmp_path, epochs, *options, env=two_nodes.env))
+    options = ["--scaling.workers", "1..2", "--scaling.resize_seconds", "1", *EVERY]
+    run = Watched(tmp_path, job(tmp_path, EPOCHS, *options, env=two_nodes.env))
     run.wait(lambda: run.groups()[-1:] == [(0, 2)] and run.last_step() > 30)
     repeated, seconds = run.resized(1, lambda: two_nodes.kill(second))
-    assert repeated <= every
+    assert repeated <= int(EVERY[1])
     told = [f"killed node: {seconds:.1f} s, {repeated} steps repeated"]
     repeated, seconds = run.resized(2, lambda: two_nodes.add("--node-ip-address=127.0.0.2"))
     assert repeated == 0
@@ -189,17 +188,25 @@ def test_nodes_are_lost_added_and_taken_away(two_nodes, tmp_path):
     assert run.process.wait(timeout=240) == 0, run.log.read_text()
     rows = [(row["step"], row["phase"]) for row in run.directory.metrics()]
     assert rows == sorted(set(rows), key=lambda row: (row[0], row[1] == "validation"))
-    assert len(rows) == 9 * epochs  # eight steps and a validation an epoch: no gap, no repeat
+    assert len(rows) == 17 * EPOCHS  # sixteen steps and a validation an epoch: no gap, no repeat
     print("\n" + "; ".join(told))
-    assert_like_one_process(run.directory, tmp_path, epochs)
+    assert_like_one_process(run.directory, alone)
 
 
-def assert_like_one_process(directory, tmp_path, epochs, *options):
+EPOCHS = 50
+EVERY = ["--checkpoint.every_steps", "20"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same run in one process, undisturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert job(folder, EPOCHS, "--scaling.workers", "0", *EVERY).wait(timeout=240) == 0
+    return RunDirectory(folder / "run")
+
+
+def assert_like_one_process(directory, alone):
     """Same images in the same order, same learning rates: in fp64 nothing else is left to differ."""
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    alone = RunDirectory(folder / "run")
-    assert job(folder, epochs, "--scaling.workers", "0", *options).wait(timeout=240) == 0
     for got, want in zip(directory.metrics(), alone.metrics(), strict=True):
         assert got.pop("phase") == want.pop("phase")
         assert got == pytest.approx(want, abs=1e-6)
@@ -210,15 +217,14 @@ def assert_like_one_process(directory, tmp_path, epochs, *options):
 
 
 @pytest.mark.ray
-def test_machines_that_have_nothing_in_common_but_an_object_store(tmp_path, monkeypatch):
+def test_machines_that_have_nothing_in_common_but_an_object_store(tmp_path, alone):
     """The one of worker 0 is lost with its disk; another goes on from what lies in the store, and ends as ever."""
-    epochs, store = 60, ObjectStore(tmp_path)
+    store = ObjectStore(tmp_path)
     address = store.address("runs")
     with nodes_of(head_cpus=0) as cluster:
         nodes = {1: cluster.add(), 2: cluster.add()}
         env = {**cluster.env, "XDG_CACHE_HOME": str(cluster.cache(9))}  # the driver's machine is a fourth one
-        options = ["--scaling.workers", "1..2", "--checkpoint.every_steps", "20"]
-        process = job(tmp_path, epochs, *options, env=env, runs_dir=address)
+        process = job(tmp_path, EPOCHS, "--scaling.workers", "1..2", *EVERY, env=env, runs_dir=address)
         log = tmp_path / "log.txt"
         wait_for(lambda: sum("manifest" in name for name in store.files("runs")) >= 2, process, 120, log)
         (main,) = [number for number in nodes if list(cluster.cache(number).glob("afa-dist/*/bucket/runs/run/lock"))]
@@ -235,7 +241,7 @@ def test_machines_that_have_nothing_in_common_but_an_object_store(tmp_path, monk
         assert len(rows) == len(set(rows))
         steps = {name.split("/")[2] for name in store.files("runs") if "/step-" in name}
         assert steps == {directory.checkpoints.path(step).name for step in directory.checkpoints.steps()}
-        assert_like_one_process(directory, tmp_path, epochs, "--checkpoint.every_steps", "20")
+        assert_like_one_process(directory, alone)
     store.stop()
 
 
