@@ -104,7 +104,8 @@ class FakeCloud(TwoNodes):
         }
         for kind in kinds.values():
             kind["min_workers"] = 0
-        provider = {"type": "fake_multinode", "gcs_address": self.address, "head_node_id": FAKE_HEAD_NODE_ID}
+        fake = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+        provider = {"type": "external", "module": fake, "gcs_address": self.address, "head_node_id": FAKE_HEAD_NODE_ID}
         provider |= {"launch_multiple": True}
         provider |= {"disable_node_updaters": True, "disable_launch_config_check": True, "use_node_id_as_ip": True}
         config = {

@@ -18,6 +18,7 @@ from afa_dist.config import ScalingConfig
 from afa_dist.errors import UserError
 
 LOOK_SECONDS = 0.5
+TELL_SECONDS = 30.0
 
 MORE_SECONDS = 5.0
 """Machines come one after another: so long further ones are waited for when there is room for the fewest workers."""
@@ -89,6 +90,7 @@ def wait_for_machines(scaling: ScalingConfig, fitting: Callable[[], int], share:
     what = f"room for {fitting()} of {scaling.fewest} workers; machines for {scaling.most} are asked for"
     warnings.warn(f"{what}, waiting up to {scaling.wait_seconds:g} s", stacklevel=3)
     started, enough_since = time.monotonic(), 0.0
+    tell_at = started + TELL_SECONDS
     demand = Demand(bundle_of(scaling.threads, scaling.device == "gpu", share))
     try:
         demand.ask(scaling.most)
@@ -102,6 +104,9 @@ def wait_for_machines(scaling: ScalingConfig, fitting: Callable[[], int], share:
                 what = f"{scaling.wait_seconds:g} s after machines were asked for there is room for {held} of "
                 what += f"{scaling.fewest} workers; `ray status` says what the cluster tries to start"
                 raise UserError.one("scaling.wait_seconds", what)
+            elif now >= tell_at:
+                tell_at = now + TELL_SECONDS
+                warnings.warn(f"room for {held} of {scaling.fewest} workers after {now - started:.0f} s", stacklevel=3)
             time.sleep(LOOK_SECONDS)
     finally:
         demand.release()
