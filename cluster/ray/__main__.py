@@ -117,9 +117,10 @@ def _client(address: str) -> Any:
         say(f"warning: the cluster at {address} asks for no token: whoever reaches its ports can run code there")
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         client = JobSubmissionClient(address)
+        for name in ("ray", "ray.dashboard"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         client.list_jobs()
     except Exception as error:  # Ray's own errors of tokens are of several kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

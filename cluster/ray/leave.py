@@ -20,6 +20,7 @@ import psutil
 from cluster.ray.notice import NOTICES, wait_for_notice
 
 LOOK_SECONDS = 0.5
+SHELLS = ("sh", "bash", "dash")
 
 ADDRESS = "127.0.0.1:6379"
 
@@ -100,6 +101,8 @@ def warn_jobs(address: str, ips: set[str], deadline: float) -> int:
     drivers = [process for supervisor in supervisors for process in supervisor.children(recursive=True)]
     for process in drivers:
         with contextlib.suppress(psutil.Error):
+            if process.name() in SHELLS:
+                continue  # waits for the job itself, and has its exit code
             print(f"warning process {process.pid}: {process.name()}", flush=True)
             process.terminate()
     return _wait(
