@@ -119,8 +119,8 @@ def _client(address: str) -> Any:
 
     try:
         client = JobSubmissionClient(address)
-        for name in ("ray", "ray.dashboard"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray")]:
+            logging.getLogger(name).setLevel(logging.WARNING)  # each has a level of its own
         client.list_jobs()
     except Exception as error:  # Ray's own errors of tokens are of several kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
