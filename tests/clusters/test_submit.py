@@ -78,9 +78,11 @@ def test_data_and_runs_stay_at_home(ray_cluster, tmp_path):
         (checkout / name).write_text("mine")
     for name in (".rayignore", ".gitignore"):
         (checkout / name).write_bytes((ROOT / name).read_bytes())
-    program = "import os; print(*('FOUND:' + os.path.join(a, f) for a, _, b in os.walk('.') for f in b))"
+    program = "import afa_dist, os; print(*('FOUND:' + os.path.join(a, f) for a, _, b in os.walk('.') for f in b))"
+    program += "; print('FROM:' + os.path.relpath(afa_dist.__file__))"
     done = submit("python", "-c", program, cwd=checkout)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "FROM:afa_dist/__init__.py" in done.stdout.split()  # and not from where it is installed
     found = {word.removeprefix("FOUND:./") for word in done.stdout.split() if word.startswith("FOUND:")}
     tracked = subprocess.run(["git", "ls-files"], cwd=checkout, check=True, capture_output=True, text=True).stdout.split()
     code = {name for name in tracked if not name.startswith("results/")} - {".rayignore", ".gitignore"}
