@@ -335,12 +335,12 @@ def test_what_the_cluster_cannot_hold_is_refused_with_the_arithmetic(ray_cluster
 def test_it_runs_as_a_ray_job_and_leaves_when_its_time_is_up(ray_cluster, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
     arguments = ["--space", tmp_path / "space.yaml", "--runs_dir", tmp_path / "runs", "--final", "none", "--max-trials", 50]
-    arguments += ["--budget-hours", 12 / 3600]
+    arguments += ["--budget-hours", 27 / 3600]
     words = [str(word) for word in command_of(tmp_path, *arguments)]
     submit = [Path(sys.executable).parent / "ray", "job", "submit", "--", *words]
     done = subprocess.run(submit, capture_output=True, text=True, cwd=tmp_path, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "budget_hours 0.00333333 is used up" in done.stdout
+    assert "budget_hours 0.0075 is used up" in done.stdout
     states = {t["state"] for t in trials_in(tmp_path)}
     assert "finished" in states and len(trials_in(tmp_path)) < 50
 
