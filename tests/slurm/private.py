@@ -169,12 +169,15 @@ class PrivateSlurm:
                 process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """Our services and all that jobs started: they have our configuration in their environment."""
+        """Our services and all that jobs started: they have our configuration in their environment, as have shells in which
+        somebody works with this Slurm, and what was started there.
+        """
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                mine = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                if mine and process.pid != os.getpid():
+                environment = process.environ()
+                mine = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+                if mine and ("SLURM_JOB_ID" in environment or process.name().startswith(SERVICES)):
                     found.append(process)
         return found
 
