@@ -3,7 +3,8 @@
 Ray starts machines for what waits to be placed. A run with a range of workers takes what there is, so that nothing would
 ever wait: it lets empty actors wait in place of the workers that it has not, one each, and takes their places when they
 have got some. (Ray's request_resources would be shorter, but is one for the whole cluster: the second version of Ray's
-autoscaler starts nothing at all for it, and for no other run, if not all of it is to be had.)
+autoscaler starts nothing at all for it, and for no other run, if not all of it is to be had: _enforce_resource_constraints
+in Ray's autoscaler/v2/scheduler.py.)
 """
 
 from __future__ import annotations

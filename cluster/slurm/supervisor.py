@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from cluster.slurm.attempts import LOSS, PREEMPTION, TIMEOUT, WORDS, Attempts, saved_in
+from cluster.slurm.attempts import LOSS, PREEMPTION, REFUSED, TIMEOUT, WORDS, Attempts, saved_in
 from cluster.slurm.heard import Heard, heard, listen
 from cluster.slurm.here import (
     draining_nodes,
@@ -32,7 +32,6 @@ from cluster.slurm.task import Work
 REQUEUE = 75
 """EX_TEMPFAIL: the same code by which a job says that it was warned and has saved all."""
 
-MISTAKE = 2
 CANCELLED = 143
 SETTLE_SECONDS = 3.0
 PAUSE_SECONDS, LONGEST_PAUSE = 60, 600
@@ -152,7 +151,7 @@ class First:
                 child.kill()
                 return child.wait(), broken
             time.sleep(0.2)
-        if child.returncode not in (0, MISTAKE, REQUEUE) and ray is not None and not told:
+        if child.returncode not in (0, REFUSED, REQUEUE) and ray is not None and not told:
             time.sleep(SETTLE_SECONDS)  # Ray may take a moment longer to be gone than a job that lost it
             if broken := self._broken(ray):
                 return -signal.SIGKILL, broken
@@ -176,7 +175,7 @@ class First:
             if self.heard.signal == signal.SIGTERM and is_cancelled(fields):
                 return "cancelled", "by scancel"
             return PREEMPTION, self.heard.why or (self.heard.signal.name if self.heard.signal else "")
-        if code == MISTAKE and self.attempts.starts() > 1:
+        if code == REFUSED and self.attempts.starts() > 1:
             # It was right before. The lost start may still live on a node that Slurm has given up, and hold the run.
             return LOSS, "it refused to start, see above"
         if code < 0:
