@@ -84,7 +84,7 @@ def _launch(script: str, words: list[str]) -> int:
         return 0
     store = Store.at(request.folder)
     forget_own_job(os.environ, [name for name, value in to_mapping(request).items() if value])
-    for name, script_text, _ in _draft(store, request, job).scripts(planned, alone=True):
+    for name, script_text in _draft(store, request, job).trials(planned).items():
         answer = tested(script_text)
         if answer and request.check:
             say(f"{name}: {answer}")

@@ -11,7 +11,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from afa_dist.cli.specification import build
 from afa_dist.errors import UserError
@@ -27,9 +29,10 @@ from cluster.snapshot import ROOT
 def main(folder: Path, name: str, again: int) -> int:
     place, values = read_request(folder)
     request = build(Request, values)
-    missing = [number for number in range(1, request.array + 1) if not (folder / f"{name}-{number}.done").exists()]
+    states = {number: state_of(folder / f"{name}-{number}.state") for number in range(1, request.array + 1)}
+    missing = [number for number, state in states.items() if state.get("kind") != "done"]
     submitter = Submitter(Store.at(str(folder.parents[1])), request, place, folder, ROOT)
-    if hopeless := [word for number in missing if (word := why_hopeless(folder / f"{name}-{number}.state"))]:
+    if hopeless := [word for number in missing if (word := why_hopeless(states[number]))]:
         say(f"of {request.array} elements {len(missing)} did not end well ({_listed(missing)}), and are not tried again: ")
         say("; ".join(dict.fromkeys(hopeless)))
         return 1
@@ -44,15 +47,21 @@ def main(folder: Path, name: str, again: int) -> int:
     return subprocess.run(placed(submitter.merge_command(name)), check=False).returncode
 
 
-def why_hopeless(state: Path) -> str:
-    """Why an element that did not end well would not do so either if it were tried again; empty if it may."""
+def state_of(path: Path) -> dict[str, Any]:
+    """What the last start of an element left; empty if it never began."""
     try:
-        found = json.loads(state.read_text())
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
+        return {}
+
+
+def why_hopeless(state: Mapping[str, Any]) -> str:
+    """Why an element that did not end well would not do so either if it were tried again; empty if it may."""
+    if not state:
         return "some never began: they were cancelled, or what they build on failed"
-    if found.get("kind") == "cancelled":
+    if state.get("kind") == "cancelled":
         return "some were cancelled"
-    return "some were refused by the job itself, see their logs" if found.get("code") == REFUSED else ""
+    return "some were refused by the job itself, see their logs" if state.get("code") == REFUSED else ""
 
 
 def _listed(numbers: list[int]) -> str:

@@ -118,29 +118,35 @@ class Submitter:
             at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             self.store.add(Submission(self.place, name, at, str(self.folder), self.jobs))
 
-    def scripts(self, planned: Sequence[Planned], alone: bool = False) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Name, batch script and command of each job of a plan; nothing is made. alone: as if none waited for another."""
+    def scripts(self, planned: Sequence[Planned]) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Name, batch script and command of each job of a plan, for people; nothing is made."""
         found = []
         for one in planned:
-            after = [] if alone else [f"afterok:<{name}>" for name in one.after]
-            executor = self._executor(one, ",".join(after))
-            if one.array:
-                executor.parameters["map_count"] = min(one.array, most_elements()) if alone else one.array
-            found.append((one.name, executor.script(), self.work(one, self.folder / f"{one.name}.yaml").command))
-            if one.array and alone:
-                name = f"{one.name}-{MERGE}"
-                found.append((name, self._executor(Planned(name, _NO_JOB, light=True), "").script(), ()))
+            script = self._script(one, ",".join(f"afterok:<{name}>" for name in one.after), one.array)
+            found.append((one.name, script, self.work(one, self.folder / f"{one.name}.yaml").command))
         return found
+
+    def trials(self, planned: Sequence[Planned]) -> dict[str, str]:
+        """A batch script of each kind of job that a plan comes to, which waits for no other, for Slurm to look at."""
+        merges = [Planned(f"{one.name}-{MERGE}", _NO_JOB, light=True) for one in planned if one.array]
+        most = most_elements() if merges else 0
+        return {one.name: self._script(one, "", min(one.array, most)) for one in [*planned, *merges]}
+
+    def _script(self, one: Planned, after: str, elements: int) -> str:
+        executor = self._executor(one, after)
+        if elements:
+            executor.parameters["map_count"] = elements
+        return executor.script()
 
     def elements(self, name: str, job: Job, config: Path, wanted: Sequence[int]) -> list[Work]:
         """The works of some of an array's elements."""
         one = Planned(name, job, array=self.request.array)
         return [
-            self.work(one, config, ("--shard", f"{number}/{self.request.array}"), mark=f"{name}-{number}.done")
+            self.work(one, config, ("--shard", f"{number}/{self.request.array}"), state=f"{name}-{number}.state")
             for number in wanted
         ]
 
-    def work(self, one: Planned, config: Path, more: tuple[str, ...] = (), mark: str = "") -> Work:
+    def work(self, one: Planned, config: Path, more: tuple[str, ...] = (), state: str = "") -> Work:
         request = self.request
         python = python_of(request)
         place = one.job.place
@@ -160,7 +166,7 @@ class Submitter:
             signal_seconds=request.signal_seconds,
             drain_seconds=request.drain_seconds,
             limits=Limits(request.max_timeouts, request.max_preemptions, request.max_losses, request.max_idle),
-            mark=mark or f"{one.name}.done",
+            state=state or f"{one.name}.state",
         )
 
     def array(self, name: str, works: Sequence[Work], after: str = "", again: int = 0) -> None:
@@ -171,7 +177,9 @@ class Submitter:
             executor = self._executor(Planned(name, _NO_JOB, array=len(works)), after)
             numbers.append(self._sent(executor, part, f"{name}, {len(part)} of {len(works)} elements"))
         command = (sys.executable, "-P", "-m", "cluster.slurm.finish", str(self.folder), name, str(again))
-        finish = dataclasses.replace(works[0], command=command, prefix=(), mark=f"{name}.done", saved_command=(), nodes=1)
+        finish = dataclasses.replace(
+            works[0], command=command, prefix=(), state=f"{name}-{MERGE}.state", saved_command=(), nodes=1
+        )
         executor = self._executor(Planned(f"{name}-{MERGE}", _NO_JOB, light=True), "afterany:" + ":".join(numbers))
         self.numbers[name] = self._sent(executor, [finish], f"{name}, {MERGE}")
 

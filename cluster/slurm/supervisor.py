@@ -68,13 +68,11 @@ class First:
 
     def run(self) -> int:
         self.meeting.mkdir(mode=0o700, exist_ok=True)
-        mark = Path(self.work.folder) / self.work.mark
-        write_json(mark.with_suffix(".state"), {"job": self.job})
+        state = Path(self.work.folder) / self.work.state
+        write_json(state, {"job": self.job})
         try:
             code, kind = self._starts()
-            write_json(mark.with_suffix(".state"), {"job": self.job, "kind": kind, "code": code})
-            if kind == "done":
-                mark.touch()
+            write_json(state, {"job": self.job, "kind": kind, "code": code})
             # For the batch script: what srun makes of several exit codes says less.
             (self.meeting / "end").write_text("requeue" if kind in WORDS and code == REQUEUE else "final")
             return code

@@ -14,7 +14,7 @@ class Work:
     command: of the job, run on the first node in `cwd`. prefix: stands before each command
     (a container; `{node}` in it becomes the node's name). ray: the command of `ray`. folder: of this submission. place:
     where the run is. saved_command: prints what stands for all that the run has saved, where it is at an address; else
-    empty. mark: a file in `folder` that says that this work is done.
+    empty. state: a file in `folder` that says what has become of this work.
     """
 
     command: tuple[str, ...]
@@ -29,7 +29,7 @@ class Work:
     signal_seconds: int
     drain_seconds: float
     limits: Limits
-    mark: str
+    state: str
 
     def __call__(self) -> None:
         """Runs on every node of the job; ends with the job's own exit code."""

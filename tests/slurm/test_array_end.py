@@ -31,7 +31,7 @@ def submission(tmp_path):
     values = {"place": str(tmp_path / "runs/e"), "request": to_mapping(request)}
     (folder / "request.json").write_text(json.dumps(values))
     (folder / "evaluate.yaml").write_text(yaml.safe_dump({"runs_dir": str(tmp_path / "runs"), "name": "e"}))
-    (folder / "evaluate-1.done").touch()
+    (folder / "evaluate-1.state").write_text(json.dumps({"kind": "done", "code": 0}))
     return folder
 
 
