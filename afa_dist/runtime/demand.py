@@ -26,20 +26,23 @@ MORE_SECONDS = 5.0
 
 
 class Demand:
-    """Places for workers, each of which takes `bundle` (CPU, GPU), that are asked for and held until they are released."""
+    """Places for up to `most` workers, each of which takes `bundle` (CPU, GPU), asked for and held until they are released.
+    With most = 0 nothing is ever asked for.
+    """
 
-    def __init__(self, bundle: Mapping[str, float]) -> None:
+    def __init__(self, bundle: Mapping[str, float], most: int) -> None:
         self.bundle = dict(bundle)
+        self.most = most
         self._waiting: dict[Any, Any] = {}
         """Actors, by what tells that they are placed."""
         self._placed: list[Any] = []
 
-    def ask(self, count: int) -> None:
-        """Ask for places until `count` are held or asked for."""
+    def ask(self, beside: int = 0) -> None:
+        """Ask for as many as are missing beside `beside` workers in place."""
         import ray
 
         kind = ray.remote(num_cpus=self.bundle.get("CPU", 0), num_gpus=self.bundle.get("GPU", 0))(Place)
-        for _ in range(count - len(self._waiting) - len(self._placed)):
+        for _ in range(self.most - beside - len(self._waiting) - len(self._placed)):
             actor = kind.remote()
             self._waiting[actor.here.remote()] = actor
 
@@ -55,6 +58,10 @@ class Demand:
                     ray.get(answer)
                     self._placed.append(actor)
         return len(self._placed)
+
+    def as_nodes(self) -> Sequence[Mapping[str, float]]:
+        """What is held, as resources of nodes that are free."""
+        return [self.bundle] * self.held()
 
     def release(self) -> None:
         """Hold nothing and ask for nothing any more."""
@@ -92,9 +99,9 @@ def wait_for_machines(scaling: ScalingConfig, fitting: Callable[[], int], share:
     warnings.warn(f"{what}, waiting up to {scaling.wait_seconds:g} s", stacklevel=3)
     started, enough_since = time.monotonic(), 0.0
     tell_at = started + TELL_SECONDS
-    demand = Demand(bundle_of(scaling.threads, scaling.device == "gpu", share))
+    demand = Demand(bundle_of(scaling.threads, scaling.device == "gpu", share), scaling.most)
     try:
-        demand.ask(scaling.most)
+        demand.ask()
         while (held := demand.held()) < scaling.most:
             now = time.monotonic()
             if held >= scaling.fewest:
@@ -111,8 +118,3 @@ def wait_for_machines(scaling: ScalingConfig, fitting: Callable[[], int], share:
             time.sleep(LOOK_SECONDS)
     finally:
         demand.release()
-
-
-def held_as_nodes(demand: Demand | None) -> Sequence[Mapping[str, float]]:
-    """What a demand holds, as resources of nodes that are free."""
-    return [demand.bundle] * demand.held() if demand is not None else []

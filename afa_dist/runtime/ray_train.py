@@ -24,7 +24,7 @@ from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Stopped, TrainingError
 from afa_dist.runtime.board import Board
-from afa_dist.runtime.demand import Demand, bundle_of, held_as_nodes
+from afa_dist.runtime.demand import Demand, bundle_of
 from afa_dist.runtime.elastic import Resources, Sizes, free_nodes, wait_for_room
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
@@ -99,7 +99,7 @@ class Groups:
         self.cluster = placement.cluster
         self.signalled = signalled
         autoscale = run.scaling.autoscale and run.scaling.elastic and placement.cluster is not None
-        self.demand = Demand(bundle_of(run.scaling.threads, placement.gpu)) if autoscale else None
+        self.demand = Demand(bundle_of(run.scaling.threads, placement.gpu), self.sizes.counts[-1] if autoscale else 0)
         self.leaving: set[str] = set()
         """Nodes that Ray said are taken away."""
         self.failures = 0
@@ -113,8 +113,7 @@ class Groups:
         try:
             return self._run(placement)
         finally:
-            if self.demand is not None:
-                self.demand.release()
+            self.demand.release()
 
     def _run(self, placement: Placement) -> dict[str, Any]:
         for number in itertools.count():
@@ -144,8 +143,8 @@ class Groups:
         seconds = self.run_config.scaling.wait_seconds
         sizes = sizes or self.sizes
         fits = sizes.fitting(free_nodes(self.leaving))
-        if self.demand is not None and fits < max(1, wanted):
-            self.demand.ask(self.sizes.counts[-1])
+        if fits < max(1, wanted):
+            self.demand.ask()
         if not fits:
             warnings.warn(f"no room for {_counted(sizes.counts[0])} now; waiting for it", stacklevel=2)
         nodes = wait_for_room(sizes, self._look, seconds, wanted)
@@ -161,7 +160,7 @@ class Groups:
         return self._nodes()
 
     def _nodes(self) -> Sequence[Resources]:
-        return [*free_nodes(self.leaving), *held_as_nodes(self.demand)]
+        return [*free_nodes(self.leaving), *self.demand.as_nodes()]
 
     def _after_failure(self, placement: Placement, reason: str, lost_worker: bool) -> Placement:
         """Where to go on after a group broke that Ray does not replace.
@@ -203,9 +202,8 @@ class Groups:
             moved = self.place(wanted=placement.workers + 1)
         else:
             # Whoever starts machines replaces those that are taken away; others have none to wait for.
-            seconds = self.run_config.scaling.wait_seconds if self.demand is not None else 0
-            if self.demand is not None:
-                self.demand.ask(self.sizes.counts[-1])
+            seconds = self.run_config.scaling.wait_seconds if self.demand.most else 0
+            self.demand.ask()
             nodes = wait_for_room(self.sizes, self._look, seconds, wanted=placement.workers)
             moved = self.sizes.place(nodes, self.cluster) if nodes else None
         if moved is None:
@@ -238,8 +236,7 @@ class Groups:
                 ),
             ),
         )
-        if self.demand is not None:
-            self.demand.release()
+        self.demand.release()
         return fit_interruptibly(trainer, partial(self._meanwhile, placement, group))
 
     def _rest(self) -> str:
@@ -264,8 +261,7 @@ class Groups:
         with contextlib.suppress(ray.exceptions.RayError, OSError, RuntimeError):  # it can be looked for later as well
             if self.board.groups() == self._groups_before:
                 return False  # what this group is about to take still counts as free
-            if self.demand is not None:
-                self.demand.ask(self.sizes.counts[-1] - placement.workers)
+            self.demand.ask(beside=placement.workers)
             return self.sizes.fitting(self._nodes(), already=placement.workers) > placement.workers
         return False
 

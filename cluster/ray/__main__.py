@@ -22,16 +22,16 @@ from afa_dist.cli.arguments import parse
 from afa_dist.cli.mistakes import report
 from afa_dist.cli.specification import build
 from afa_dist.cli.words import say
-from afa_dist.errors import Problem, UserError, collected
-from cluster.ray.submission import Request, entrypoint, new_name, package, runtime_env
-from cluster.snapshot import ROOT
+from afa_dist.errors import UserError, collected
+from cluster.launching import config_problems, job_names
+from cluster.ray.submission import Request, entrypoint, first_line, new_name, package, runtime_env
 
 AGENT_SECONDS = 60.0
 """How long the node that is to run a job may take to report after its cluster has started."""
 
 
 def main(words: Sequence[str]) -> int:
-    names = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+    names = job_names()
     try:
         if not words or words[0] in ("-h", "--help"):
             print((__doc__ or "").strip(), f"\n\nJobs: {', '.join(names)}. Options of a submission: pretrain --help")
@@ -83,11 +83,7 @@ def _request(script: str, words: list[str]) -> tuple[Request, bool]:
         UserError: all mistakes.
     """
     arguments = parse(Request, words, program=f"cluster.ray {script}", description=_HELP)
-    problems = list(arguments.problems)
-    if arguments.config:
-        problems.append(
-            Problem("--config", f"is an option of the job: write it behind --, as in -- --config {arguments.config}")
-        )
+    problems = [*arguments.problems, *config_problems(arguments)]
     request = None
     with collected(problems):
         request = build(Request, recipes.nest(arguments.overrides))
@@ -123,8 +119,7 @@ def _client(address: str) -> Any:
             logging.getLogger(name).setLevel(logging.WARNING)  # each has a level of its own
         client.list_jobs()
     except Exception as error:  # Ray's own errors of tokens are of several kinds
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        what = f"the cluster at {address} does not let us in: {lines[0] if lines else type(error).__name__}"
+        what = f"the cluster at {address} does not let us in: {first_line(error)}"
         raise UserError.one("RAY_AUTH_TOKEN_PATH", f"{what} (it must name a file with the cluster's token)") from error
     return client
 
@@ -137,9 +132,7 @@ def _sent(client: Any, script: str, command: str, environment: dict[str, Any]) -
         except RuntimeError as error:
             # The job server answers some seconds before the node that starts jobs has reported to it.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise UserError.one(
-                    "cluster.ray", f"the job was not taken: {str(error).strip().splitlines()[0]}"
-                ) from error
+                raise UserError.one("cluster.ray", f"the job was not taken: {first_line(error)}") from error
         time.sleep(1)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import Future
 from typing import Any
 
 import aiohttp
 
 from afa_dist.cli.words import say
 from afa_dist.errors import UserError
+from cluster.ray.submission import first_line
 
 STOPPED = 143
 """Exit code of a job that was stopped from outside: that of a process ended by SIGTERM."""
@@ -25,7 +26,7 @@ SILENT_SECONDS = 30.0
 
 LOST_SECONDS = 600.0
 
-UNANSWERED = (RuntimeError, OSError, aiohttp.ClientError, asyncio.TimeoutError, Late)
+UNANSWERED = (RuntimeError, OSError, aiohttp.ClientError, TimeoutError)
 
 
 class Follower:
@@ -36,7 +37,6 @@ class Follower:
         self.job = job
         self.shown = 0
         """Characters of the log."""
-        self._pool = ThreadPoolExecutor(1)
         self._failing_since: float | None = None
 
     def follow(self) -> int:
@@ -75,22 +75,35 @@ class Follower:
         self.shown = max(self.shown, at + len(text))
 
     def _asked(self, question: Callable[[], Any]) -> Any:
-        """The answer, or None if there is none now. Ray's client would wait for ever for a machine that is gone."""
+        """The answer, or None if there is none now."""
         try:
-            answer = self._pool.submit(question).result(SILENT_SECONDS)
+            answer = _answer(question)
         except UNANSWERED as error:
             if self._failing_since is None:
                 self._failing_since = time.monotonic()
-                say(f"the cluster does not answer ({_first_line(error)}); trying again")
-            if isinstance(error, Late):
-                self._pool.shutdown(wait=False)
-                self._pool = ThreadPoolExecutor(1)
+                say(f"the cluster does not answer ({first_line(error)}); trying again")
             if time.monotonic() - self._failing_since > LOST_SECONDS:
                 what = f"no answer for {LOST_SECONDS:g} s; the job {self.job} may still run"
                 raise UserError.one("address", what) from error
             return None
         self._failing_since = None
         return answer
+
+
+def _answer(question: Callable[[], Any]) -> Any:
+    """The answer within `SILENT_SECONDS`: Ray's client would wait for ever for a machine that is gone, and so would a pool
+    of threads at the end of this process.
+    """
+    box: Future[Any] = Future()
+
+    def target() -> None:
+        try:
+            box.set_result(question())
+        except BaseException as error:
+            box.set_exception(error)
+
+    threading.Thread(target=target, daemon=True).start()
+    return box.result(SILENT_SECONDS)
 
 
 def _code(info: Any) -> int:
@@ -105,8 +118,3 @@ def _code(info: Any) -> int:
         return 1
     code = int(info.driver_exit_code)
     return code if code >= 0 else 128 - code
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

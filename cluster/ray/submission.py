@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 
 import yaml
 
+from afa_dist.cli import recipes
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 from cluster.snapshot import ROOT, snapshot
@@ -51,8 +52,11 @@ class Request(Section):
 def package(folder: Path, arguments: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     """The code of a job, below `folder`, and its options as they are to be given there.
 
-    A recipe that is not of the checkout is taken along. Returns the package, the options, and new files that git does
-    not know and that are therefore not in it.
+    A recipe that is not of the checkout is taken along, with all that it builds on. Returns the package, the options, and
+    new files that git does not know and that are therefore not in it.
+
+    Raises:
+        UserError: the recipe cannot be read.
     """
     code, unknown = snapshot(folder)
     for name in (".rayignore", ".gitignore"):  # all of it is meant to be sent
@@ -67,7 +71,11 @@ def package(folder: Path, arguments: Sequence[str]) -> tuple[Path, list[str], li
         if not inside and path.is_file():
             (code / OWN_FILES).mkdir(exist_ok=True)
             inside = f"{OWN_FILES}/{flag.lstrip('-')}-{path.name}"
-            shutil.copyfile(path, code / inside)
+            if flag == "--config":
+                recipe = recipes.read_recipe(str(path), grid=True, search=True)
+                (code / inside).write_text(yaml.safe_dump(recipe, sort_keys=False))
+            else:
+                shutil.copyfile(path, code / inside)
         if inside:
             options[place if equals else place + 1] = f"{flag}={inside}" if equals else inside
     given = {Path(word.partition("=")[2] or word).resolve() for word in arguments}
@@ -93,6 +101,12 @@ def runtime_env(code: Path, request: Request) -> dict[str, Any]:
 def entrypoint(script: str, options: Sequence[str], request: Request) -> str:
     """The command line; Ray gives it to a shell."""
     return shlex.join([request.python, f"jobs/{script}.py", *options])
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short: Ray's messages have many lines."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def new_name(script: str) -> str:

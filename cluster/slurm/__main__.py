@@ -20,11 +20,12 @@ from afa_dist.cli.specification import build
 from afa_dist.cli.words import say
 from afa_dist.config.fields import to_mapping
 from afa_dist.errors import Problem, UserError, collected
+from cluster.launching import config_problems, job_names
 from cluster.slurm import watch
 from cluster.slurm.batch import shown
 from cluster.slurm.checks import request_problems
 from cluster.slurm.commands import forget_own_job, tested
-from cluster.slurm.jobs import Job, names, resolve
+from cluster.slurm.jobs import Job, resolve
 from cluster.slurm.planning import Planned, plan
 from cluster.slurm.request import FOLDER, Request
 from cluster.slurm.store import Store
@@ -39,12 +40,12 @@ SITE = "AFA_DIST_SITE"
 def main(words: Sequence[str]) -> int:
     try:
         if not words or words[0] in ("-h", "--help"):
-            print((__doc__ or "").strip(), f"\n\nJobs: {', '.join(names())}. Options of a launch: pretrain --help")
+            print((__doc__ or "").strip(), f"\n\nJobs: {', '.join(job_names())}. Options of a launch: pretrain --help")
             return 0 if words else 2
         if words[0] in ("status", "logs", "cancel"):
             return _look(words[0], list(words[1:]))
-        if words[0] not in names():
-            what = f"{words[0]!r} is not a job; choose one of {', '.join(names())}, or status, logs, cancel"
+        if words[0] not in job_names():
+            what = f"{words[0]!r} is not a job; choose one of {', '.join(job_names())}, or status, logs, cancel"
             raise UserError.one("cluster.slurm", what)
         return _launch(words[0], list(words[1:]))
     except UserError as error:
@@ -118,12 +119,8 @@ def _checked(script: str, arguments: Arguments, site: Mapping[str, Any], rest: S
     Raises:
         UserError: all mistakes of both.
     """
-    problems = list(arguments.problems)
+    problems = [*arguments.problems, *config_problems(arguments)]
     request, job = None, None
-    if arguments.config:
-        problems.append(
-            Problem("--config", f"is an option of the job: write it behind --, as in -- --config {arguments.config}")
-        )
     values = recipes.merge(site, recipes.nest(arguments.overrides))
     with collected(problems):
         request = build(Request, values)

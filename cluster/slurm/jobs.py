@@ -41,11 +41,6 @@ class Job:
         return Job(script, self.config[name])
 
 
-def names() -> list[str]:
-    """The jobs there are."""
-    return sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
-
-
 def resolve(script: str, arguments: Sequence[str], nodes: int, gpus: int) -> Job:
     """Check the options of a job as the job itself does, and resolve them.
 

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,11 +52,12 @@ def test_mistakes_are_named_before_anything_is_sent(tmp_path):
 
 def test_a_recipe_from_elsewhere_is_taken_along(tmp_path):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("seed: 5\n")
+    (tmp_path / "below.yaml").write_text("model: {width: 8}\n")
+    recipe.write_text("base: below.yaml\nseed: 5\n")
     given = ["--config", str(recipe), "--seed", "3", "--config=recipes/digits.yaml"]
     code, options, _ = package(tmp_path / "store", given)
     assert options == ["--config", "submitted/config-mine.yaml", "--seed", "3", "--config=recipes/digits.yaml"]
-    assert (code / options[1]).read_text() == "seed: 5\n"
+    assert yaml.safe_load((code / options[1]).read_text()) == {"model": {"width": 8}, "seed": 5}  # what it builds on too
     assert json.loads((code / "code.json").read_text())["commit"]
     from ray._private.runtime_env.packaging import create_package
 
