@@ -54,24 +54,42 @@ def cancel(store: Store, runs: Sequence[str]) -> int:
 def logs(store: Store, run: str, follow: bool) -> int:
     """Print the log of a run's newest submission, all its jobs in turn; and go on until they have ended."""
     one = chosen(store, [run])[-1]
-    shown: dict[Path, int] = {}
+    reading = _Reading(Path(one.folder))
     while True:
         ended = not any(state.state in LIVE for job in one.jobs for state in _own(states([job]), job)) if follow else True
-        for path in sorted(Path(one.folder).glob("*_log.out")):
-            with path.open(errors="replace") as file:
-                file.seek(shown.get(path, 0))
-                if text := file.read():
-                    if len(shown) > 1 or path not in shown:
-                        sys.stdout.write(f"==> {path} <==\n")
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
-                shown[path] = file.tell()
+        reading.show(all_of_it=ended)
         if ended:
             break
         time.sleep(2)
-    if not shown:
+    if not reading.shown:
         say(f"no log yet in {one.folder}; the job has not begun ({', '.join(one.jobs)})")
     return 0
+
+
+class _Reading:
+    """The logs of a submission's jobs as far as they were shown: whole lines, so that two files never share one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shown: dict[Path, int] = {}
+        """Bytes of each file."""
+        self._last: Path | None = None
+
+    def show(self, all_of_it: bool) -> None:
+        """Print what is new. all_of_it: with a last line that nothing ends."""
+        for path in sorted(self.folder.glob("*_log.out")):
+            with path.open("rb") as file:
+                file.seek(self.shown.get(path, 0))
+                new = file.read()
+            new = new if all_of_it else new[: new.rfind(b"\n") + 1]
+            if not new:
+                continue
+            if path != self._last:
+                sys.stdout.write(f"==> {path} <==\n")
+            text = new.decode(errors="replace")
+            sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+            sys.stdout.flush()
+            self._last, self.shown[path] = path, self.shown.get(path, 0) + len(new)
 
 
 def chosen(store: Store, runs: Sequence[str]) -> list[Submission]:
