@@ -144,13 +144,19 @@ def reading_shown() -> Iterator[None]:
 
 def training_table(summary: Mapping[str, Any]) -> Table:
     """Best and last validation of a stage."""
-    names = [name for name in ("clean_acc", "robust_acc") if name in (summary["best"] or summary["last"])]
+    names = [name for name in ("clean_acc", "robust_acc", "loss") if name in (summary["best"] or summary["last"])]
     table = Table("held-out images", "step", *[name.removesuffix("_acc") for name in names])
     for which in ("best", "last"):
         values = summary[which]
         if values:
-            table.add_row(which, str(values["step"]), *[percent(values[name]) if name in values else "-" for name in names])
+            table.add_row(which, str(values["step"]), *[_measured(name, values.get(name)) for name in names])
     return table
+
+
+def _measured(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return percent(value) if name.endswith("_acc") else f"{value:.4f}"
 
 
 def accuracy_table(models: Mapping[str, Mapping[str, Any]], title: str) -> Table:

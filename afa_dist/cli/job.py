@@ -143,5 +143,21 @@ def parse_arguments(cls: type[Section], program: str, description: str, stages: 
     return parse(cls, sys.argv[1:], program=program, description=description, stages=stages)
 
 
+def run_command(commands: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]], program: str, description: str) -> int:
+    """Run a job of several commands, each with a line of help and what runs it; returns the exit code."""
+    word, *rest = sys.argv[1:] or [""]
+    if word in commands:
+        return commands[word][1](rest)
+    lines = [f"usage: {program} COMMAND [--config FILE] [--SECTION.OPTION VALUE ...]", "", description, ""]
+    lines += [f"  {name:<10}{help}" for name, (help, _) in commands.items()]
+    lines += ["", f"Options of a command: {program} {next(iter(commands))} --help"]
+    if word in ("-h", "--help"):
+        print("\n".join(lines))
+        return 0
+    given = f"{word!r} is not a command" if word else "needs a command"
+    report([Problem(program, f"{given}; choose one of: {', '.join(commands)}")], started=False)
+    return 2
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"afa-dist: warning: {message}", file=sys.stderr)

@@ -15,7 +15,7 @@ from afa_dist.cli.console import accuracy_table
 from afa_dist.cli.job import parse_arguments, raise_any, run_job, where_of
 from afa_dist.cli.titles import title_of
 from afa_dist.cli.words import say
-from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, TrainingRun
+from afa_dist.config import DataConfig, EvaluateRun, PipelineRun, RobustRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.errors import Problem, TrainingError, collected
 from afa_dist.report.report import report_of
@@ -115,7 +115,7 @@ def check(run: PipelineRun, loaded: dict[DataConfig, DataSplits] | None = None) 
     return splits
 
 
-def stages_of(run: PipelineRun) -> dict[str, TrainingRun]:
+def stages_of(run: PipelineRun) -> dict[str, RobustRun]:
     """The training stages there are, in their order."""
     stages = {"pretrain": run.pretrain, "finetune": run.finetune, "baseline": run.baseline}
     return {stage: training_run for stage, training_run in stages.items() if training_run is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from afa_dist.config import FinetuneRun, PretrainRun
+from afa_dist.config import DiffusionRun, FinetuneRun, PretrainRun, RobustRun, TrainingRun
+from afa_dist.config.fields import pixels
 
 
 def title_of(finetune: FinetuneRun, pretrain: PretrainRun | None = None) -> str:
@@ -23,3 +24,12 @@ def contrast_title(pretrain: PretrainRun) -> str:
     if pretrain.attack.eps == 0:
         return "SupCon"
     return {"afa": "AFA", "ce": "SupCon (CE attack)", "kl": "SupCon (KL attack)"}[pretrain.attack.objective]
+
+
+def network_of(run: TrainingRun) -> str:
+    """What a run trains, and against what."""
+    if isinstance(run, DiffusionRun):
+        widths = "-".join(str(run.network.channels * factor) for factor in run.network.multipliers)
+        return f"class-conditional EDM, UNet {widths}"
+    assert isinstance(run, RobustRun)
+    return f"{run.model.arch}, {run.attack.norm} eps {pixels(run.attack.eps)}"

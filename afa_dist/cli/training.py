@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from afa_dist.cli import titles
+from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import StageProgress, training_table
-from afa_dist.cli.job import parse_arguments, raise_any, resolve_stage, run_job, where_of
+from afa_dist.cli.job import Resolve, parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
 from afa_dist.cli.words import counted, say
-from afa_dist.config import DataConfig, TrainingRun
-from afa_dist.config.fields import pixels
+from afa_dist.config import DataConfig, DiffusionRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
+from afa_dist.diffusion.available import network_problems
 from afa_dist.errors import Problem, UserError, collected
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.launch import bring_up_to_date, complete_finished, launch
@@ -22,9 +24,14 @@ from afa_dist.training.run_dir import RunDirectory
 
 def main(cls: type[TrainingRun], stage: str, program: str, description: str, stages: tuple[str, ...] = ()) -> int:
     """Run a training job from the command line; returns the exit code."""
+    return run(resolve_stage(cls, stage), parse_arguments(cls, program, description, stages), stage)
+
+
+def run(resolve: Resolve[TrainingRun], arguments: Arguments, stage: str) -> int:
+    """Run the training job that `arguments` come to; returns the exit code."""
     return run_job(
-        resolve_stage(cls, stage),
-        parse_arguments(cls, program, description, stages),
+        resolve,
+        arguments,
         check=check,
         check_partly=check_partly,
         dry_run=describe,
@@ -45,8 +52,11 @@ def check(run: TrainingRun) -> DataSplits:
     problems.extend(directory_problems(run))
     if splits is not None:
         problems.extend(data_problems(run, splits))
-        problems.extend(model_problems(run, splits))
-        problems.extend(init_problems(run, splits))
+        if isinstance(run, DiffusionRun):
+            problems.extend(network_problems(run, splits))
+        else:
+            problems.extend(model_problems(run, splits))
+            problems.extend(init_problems(run, splits))
     raise_any(problems)
     assert splits is not None
     return splits
@@ -92,8 +102,7 @@ def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:
         if not is_main_process():
             launch(run, splits, placement, on_row=lambda row: None)
             return
-        attack = f"{run.attack.norm} eps {pixels(run.attack.eps)}"
-        what = f"{run.data.name}, {run.model.arch}, {attack}, {counted(run.schedule.epochs, 'epoch')}, seed {run.seed}"
+        what = f"{run.data.name}, {titles.network_of(run)}, {counted(run.schedule.epochs, 'epoch')}, seed {run.seed}"
         say(f"{title}: {what}; {placement.describe()}; in {directory.place}")
         if steps := directory.checkpoints.steps():
             say(f"continues from the checkpoints there, last saved at step {steps[-1]}")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from afa_dist.cli import recipes
 from afa_dist.cli.pipeline import stage_values, stages_of
 from afa_dist.cli.specification import build, leaves, unknown_option
-from afa_dist.config import PipelineRun, ThreatConfig, TrainingRun
+from afa_dist.config import PipelineRun, RobustRun, ThreatConfig
 from afa_dist.config.budget import passes_per_image
 from afa_dist.config.tune import TuneConfig
 from afa_dist.data.catalogue import DataSplits
@@ -20,7 +20,7 @@ from afa_dist.training.preflight import data_problems
 from afa_dist.tuning.parameters import Params, Space, tell
 from afa_dist.tuning.pruning import Rungs
 
-R = TypeVar("R", bound=TrainingRun)
+R = TypeVar("R", bound=RobustRun)
 
 FIXED = {
     "evaluate": "the evaluation's threat model is the same for all trials, or they could not be compared",
@@ -124,7 +124,7 @@ class Trials:
         return sum(training.schedule.epochs for training in self._short_stages)
 
     @property
-    def _short_stages(self) -> list[TrainingRun]:
+    def _short_stages(self) -> list[RobustRun]:
         return [_with_length(training, self.config.length) for training in stages_of(self.base).values()]
 
     def offsets(self, run: PipelineRun) -> dict[str, tuple[float, float]]:
@@ -156,7 +156,7 @@ class Trials:
         )
         return dataclasses.replace(run, validation=own)
 
-    def _progress_of(self, run: TrainingRun) -> float:
+    def _progress_of(self, run: RobustRun) -> float:
         return run.schedule.epochs * _unit(run, self.config.pruning.unit)
 
 
@@ -172,7 +172,7 @@ def _validated_in(run: R, threat: ThreatConfig) -> R:
     return dataclasses.replace(run, validation=dataclasses.replace(run.validation, norm=threat.norm, eps=threat.eps))
 
 
-def _unit(run: TrainingRun, unit: str) -> float:
+def _unit(run: RobustRun, unit: str) -> float:
     """What an epoch of `run` counts on the scale of the rungs."""
     return 1.0 if unit == "epochs" else float(passes_per_image(run))
 

@@ -17,7 +17,7 @@ from afa_dist.cli.search_checks import RECORD, Prepared, check, directory_proble
 from afa_dist.cli.search_result import conclude
 from afa_dist.cli.search_shown import SearchProgress, describe_trial
 from afa_dist.cli.words import counted, say
-from afa_dist.config import BaseRun, ScalingConfig, TrainingRun
+from afa_dist.config import BaseRun, RobustRun, ScalingConfig
 from afa_dist.config.fields import pixels, to_mapping
 from afa_dist.config.tune import TuneConfig, TuneRun
 from afa_dist.runtime.cluster import alive_nodes, session
@@ -101,7 +101,7 @@ def execute(config: TuneConfig, prepared: Prepared) -> None:
             say(f"continues: {len(search.trials) - going} trials have ended, {going} go on")
         from afa_dist.runtime.tune import run_search  # imports Ray, after the session's settings
 
-        def stages(trial: Trial) -> tuple[Mapping[str, TrainingRun], Mapping[str, tuple[float, float]]]:
+        def stages(trial: Trial) -> tuple[Mapping[str, RobustRun], Mapping[str, tuple[float, float]]]:
             made = prepared.trials.run(trial.params, trial.name)
             return stages_of(made), prepared.trials.offsets(made)
 

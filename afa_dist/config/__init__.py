@@ -3,41 +3,53 @@
 from afa_dist.config.ablation import AblationConfig, AblationRun
 from afa_dist.config.analyse import AnalyseRun
 from afa_dist.config.attack import ClassifierAttackConfig, ContrastiveAttackConfig, ThreatConfig, TrainAttackConfig
+from afa_dist.config.base import BaseRun
+from afa_dist.config.diffusion import DiffusionRun, EdmConfig, UNetConfig
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
-from afa_dist.config.method import AwpConfig, EmaConfig, MethodConfig
-from afa_dist.config.runs import BaseRun, EvaluateRun, FinetuneRun, PipelineRun, PretrainRun, TrainingRun
+from afa_dist.config.method import AverageConfig, AwpConfig, EmaConfig, MethodConfig
+from afa_dist.config.runs import EvaluateRun, PipelineRun
 from afa_dist.config.scaling import ScalingConfig
 from afa_dist.config.sections import (
+    AdamConfig,
     CheckpointConfig,
     DataConfig,
+    HeldOutConfig,
     ModelConfig,
     OptimiserConfig,
     ScheduleConfig,
     TrackingConfig,
+    UpdateConfig,
     ValidationConfig,
 )
+from afa_dist.config.training import FinetuneRun, PretrainRun, RobustRun, TrainingRun
 
 __all__ = [
     "AblationConfig",
     "AblationRun",
+    "AdamConfig",
     "AnalyseRun",
+    "AverageConfig",
     "AwpConfig",
     "BaseRun",
     "CheckpointConfig",
     "ClassifierAttackConfig",
     "ContrastiveAttackConfig",
     "DataConfig",
+    "DiffusionRun",
+    "EdmConfig",
     "EmaConfig",
     "EvaluateRun",
     "ExportRun",
     "FinetuneRun",
+    "HeldOutConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimiserConfig",
     "PipelineRun",
     "PixelDistance",
     "PretrainRun",
+    "RobustRun",
     "ScalingConfig",
     "ScheduleConfig",
     "Section",
@@ -45,6 +57,8 @@ __all__ = [
     "TrackingConfig",
     "TrainAttackConfig",
     "TrainingRun",
+    "UNetConfig",
+    "UpdateConfig",
     "ValidationConfig",
     "section",
     "setting",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from afa_dist.address import fault_of
 from afa_dist.config.attack import ThreatConfig
+from afa_dist.config.base import BaseRun
 from afa_dist.config.fields import section, setting
-from afa_dist.config.runs import BaseRun
 from afa_dist.config.sections import DataConfig
 from afa_dist.errors import Problem
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeVar
 
-from afa_dist.config.runs import FinetuneRun, PipelineRun, PretrainRun, TrainingRun
+from afa_dist.config.runs import PipelineRun
+from afa_dist.config.training import FinetuneRun, PretrainRun, RobustRun
 
-R = TypeVar("R", bound=TrainingRun)
+R = TypeVar("R", bound=RobustRun)
 
 
-def passes_per_image(run: TrainingRun) -> int:
+def passes_per_image(run: RobustRun) -> int:
     """Forward passes that one training image costs in one epoch: those of the attack, then those of the loss."""
     attack = run.attack.gradient_steps
     if isinstance(run, PretrainRun):
@@ -48,7 +49,7 @@ def with_budget(run: PipelineRun, passes: int, pretrain_share: float) -> Pipelin
     return dataclasses.replace(run, pretrain=pretrain, finetune=_with_epochs(run.finetune, rest))
 
 
-def total_passes(run: TrainingRun) -> int:
+def total_passes(run: RobustRun) -> int:
     """Forward passes an image costs over the whole run."""
     return run.schedule.epochs * passes_per_image(run)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from afa_dist.config.base import BaseRun
 from afa_dist.config.fields import setting
-from afa_dist.config.runs import BaseRun
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -85,11 +85,10 @@ class ModelConfig(Section):
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
-class OptimiserConfig(Section):
-    """SGD with Nesterov momentum; weight decay is off for biases and normalisation layers."""
+class UpdateConfig(Section):
+    """How weights move, whatever the optimiser; weight decay is off for biases and normalisation layers."""
 
     lr: float = setting(0.1, "peak learning rate", gt=0)
-    momentum: float = setting(0.9, "momentum, 0 to below 1", ge=0, le=0.9999)
     weight_decay: float = setting(5e-4, "L2 penalty on weights of convolutions and linear layers", ge=0)
     clip_norm: float = setting(0.0, "largest L2 norm of the gradient, longer ones are scaled down; 0 = no clipping", ge=0)
     not_finite: Literal["stop", "skip"] = setting(
@@ -97,6 +96,24 @@ class OptimiserConfig(Section):
         "what becomes of a step whose loss or gradient is not finite: stop = the run ends, skip = the step is left out",
     )
     max_skipped: int = setting(10, "steps that not_finite skip may leave out before it stops the run after all", ge=0)
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class OptimiserConfig(UpdateConfig):
+    """SGD with Nesterov momentum."""
+
+    momentum: float = setting(0.9, "momentum, 0 to below 1", ge=0, le=0.9999)
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class AdamConfig(UpdateConfig):
+    """AdamW (1711.05101)."""
+
+    lr: float = setting(1e-3, "peak learning rate", gt=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay on weights of convolutions and linear layers", ge=0)
+    clip_norm: float = setting(1.0, "largest L2 norm of the gradient, longer ones are scaled down; 0 = no clipping", ge=0)
+    beta1: float = setting(0.9, "what a step keeps of the mean gradient", ge=0, le=0.9999)
+    beta2: float = setting(0.999, "what a step keeps of the mean squared gradient", ge=0, le=0.999999)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -111,17 +128,23 @@ class ScheduleConfig(Section):
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
-class ValidationConfig(Section):
-    """The cheap attack on held-out training images that chooses the best checkpoint."""
+class HeldOutConfig(Section):
+    """When held-out training images are measured, which chooses the best checkpoint."""
 
     every_epochs: int = setting(1, "validate after every so many epochs, and after the last", ge=1)
+    patience: int = setting(
+        0, "stop after so many validations in a row without a better one (early stopping); 0 = train to the end", ge=0
+    )
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class ValidationConfig(HeldOutConfig):
+    """The cheap attack on held-out training images that chooses the best checkpoint."""
+
     steps: int = setting(10, "PGD steps on the cross-entropy; 0 = clean accuracy only", ge=0)
     norm: Literal["linf", "l2"] | None = setting(None, "distance that bounds this attack; none = as in training")
     eps: PixelDistance | None = setting(
         None, "radius of its ball, pixel scale; none = as in training", ge=0, le=64, hint=PIXEL_HINT
-    )
-    patience: int = setting(
-        0, "stop after so many validations in a row without a better one (early stopping); 0 = train to the end", ge=0
     )
     cheap_epochs: int = setting(
         0, "validations up to this epoch take cheap_steps and choose no checkpoint, except the last one", ge=0

@@ -9,7 +9,7 @@ from typing import TypeVar
 from afa_dist.address import is_address, runs_root
 from afa_dist.config import EvaluateRun, FinetuneRun, TrainingRun
 
-R = TypeVar("R", TrainingRun, EvaluateRun)
+R = TypeVar("R", bound=TrainingRun | EvaluateRun)
 
 
 def absolute(run: R) -> R:

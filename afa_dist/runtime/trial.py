@@ -17,7 +17,7 @@ from typing import Any
 from ray import tune
 
 from afa_dist.address import runs_root
-from afa_dist.config import TrainingRun
+from afa_dist.config import RobustRun
 from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.runtime.board import TrialBoard, remove_left_groups
 from afa_dist.runtime.launch import launch
@@ -40,7 +40,7 @@ class Task:
 
     search: str
     number: int
-    stages: Mapping[str, TrainingRun]
+    stages: Mapping[str, RobustRun]
     offsets: Mapping[str, tuple[float, float]]
     images: SharedImages | None
     fingerprint: str
@@ -165,7 +165,7 @@ class _Course:
         return before + unit * epoch, earlier + epoch
 
 
-def everywhere(stages: Mapping[str, TrainingRun]) -> dict[str, TrainingRun]:
+def everywhere(stages: Mapping[str, RobustRun]) -> dict[str, RobustRun]:
     """`stages` with paths that mean the same in every process."""
     return {
         stage: dataclasses.replace(absolute(run), runs_dir=str(runs_root(run.runs_dir).resolve()))

@@ -19,7 +19,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from afa_dist.config import TrainingRun
+from afa_dist.config import RobustRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Stopped, TrainingError
 from afa_dist.runtime.board import SearchBoard
@@ -43,7 +43,7 @@ _SETTINGS = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a process that is used again must have ended its trial
 }
 
-Stages = Callable[[Trial], tuple[Mapping[str, TrainingRun], Mapping[str, tuple[float, float]]]]
+Stages = Callable[[Trial], tuple[Mapping[str, RobustRun], Mapping[str, tuple[float, float]]]]
 """The runs of a trial, and where each begins on the scale of the rungs (see `Trials.offsets`)."""
 
 OnLook = Callable[[Search], None]

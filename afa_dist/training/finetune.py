@@ -43,6 +43,10 @@ class FinetuneStep:
         if run.mode == "linear":
             net.encoder.requires_grad_(False)
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.net.encoder
+
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.net.parameters() if parameter.requires_grad]
 

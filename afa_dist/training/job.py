@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from afa_dist.config import FinetuneRun, PretrainRun, TrainingRun
+from afa_dist.config import DiffusionRun, FinetuneRun, PretrainRun, RobustRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.distributed import World, derive_seed
 from afa_dist.errors import TrainingError, UserError
@@ -22,6 +22,7 @@ from afa_dist.models.build import DataShape, build_classifier, build_contrastive
 from afa_dist.models.export import save_classifier
 from afa_dist.models.networks import Classifier
 from afa_dist.training.agreement import agree
+from afa_dist.training.checkpoint import Checkpoint
 from afa_dist.training.execution import compiles, uses_bf16
 from afa_dist.training.finetune import FinetuneStep
 from afa_dist.training.initial import load_encoder
@@ -30,7 +31,9 @@ from afa_dist.training.loop import Trainer
 from afa_dist.training.mirroring import complete
 from afa_dist.training.pretrain import PretrainStep
 from afa_dist.training.recorder import OnRow
+from afa_dist.training.robust import RobustTrainer
 from afa_dist.training.run_dir import OTHERS_SECONDS, PREDECESSOR_SECONDS, RunDirectory
+from afa_dist.training.step import Step, Trained
 from afa_dist.training.warned import Warnings
 from afa_dist.training.watchdog import Watchdog
 
@@ -71,7 +74,7 @@ def train(
         if world.size > 1:
             step.forward = wrap(step.forward, world)
         with Watchdog(world, run.scaling.timeout_seconds, partial(_end, directory, on_trouble)):
-            result = Trainer(step, run, splits, directory, world, on_row, warnings).run()
+            result = trainer_of(step, run, splits, directory, world, on_row, warnings).run()
         error = None
         if world.is_main:
             finish(run, splits, directory, {**result, "seconds": directory.seconds()})
@@ -93,17 +96,37 @@ def _end(directory: RunDirectory, on_trouble: OnTrouble, what: str) -> None:
         os._exit(1)
 
 
+def trainer_of(step: Trained, run: TrainingRun, *args: Any) -> Trainer:
+    """The loop for `run`; args are those of `Trainer`."""
+    if isinstance(run, DiffusionRun):
+        from afa_dist.diffusion.trainer import DiffusionTrainer  # needs diffusers, which others do without
+
+        return DiffusionTrainer(step, run, *args)
+    assert isinstance(run, RobustRun)
+    return RobustTrainer(cast("Step", step), run, *args)
+
+
 def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result: dict[str, Any]) -> None:
     """Export the best model and write the summary; a finished run that is started again keeps its first one."""
     earlier = directory.read_json("summary.json")
     if earlier and earlier["steps"] == result["steps"]:
         return
-    if isinstance(run, FinetuneRun):
+    if not isinstance(run, PretrainRun):
         checkpoint = directory.checkpoints.best()
         assert checkpoint is not None
-        weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("head.")}
-        save_classifier(directory.model, weights, run, data_shape(splits))
+        _export(run, splits, directory, checkpoint)
     directory.write_json("summary.json", {**result, "data_fingerprint": splits.fingerprint()})
+
+
+def _export(run: TrainingRun, splits: DataSplits, directory: RunDirectory, checkpoint: Checkpoint) -> None:
+    if isinstance(run, DiffusionRun):
+        from afa_dist.diffusion.export import save_pipeline
+
+        save_pipeline(directory.model, checkpoint.weights, run, splits, data_shape(splits))
+        return
+    assert isinstance(run, FinetuneRun)
+    weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("head.")}
+    save_classifier(directory.model, weights, run, data_shape(splits))
 
 
 def data_shape(splits: DataSplits) -> DataShape:
@@ -112,8 +135,12 @@ def data_shape(splits: DataSplits) -> DataShape:
     return DataShape(channels, mean, std, splits.train.classes, (height, width))
 
 
-def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep | FinetuneStep:
-    """The stage's networks and step. Weights are drawn on the CPU from the run's seed, alike on every worker."""
+def make_step(run: TrainingRun, shape: DataShape, world: World) -> Trained:
+    """The stage's networks and step. Weights are drawn on the CPU from the run's seed, alike on every worker.
+
+    Raises:
+        UserError: weights to start from do not fit, or a package is missing.
+    """
     bf16 = uses_bf16(run.scaling.precision, world.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("weights", run.seed))
@@ -123,11 +150,16 @@ def make_step(run: TrainingRun, shape: DataShape, world: World) -> PretrainStep 
         step.net.to(memory_format=torch.channels_last)
     if compiles(run.scaling.compile, world.device):
         # In place: names of weights stay what they are. Each mode and each shape is compiled once.
-        step.net.encoder.compile(dynamic=False)
+        step.backbone.compile(dynamic=False)
     return step
 
 
-def _new_step(run: TrainingRun, shape: DataShape, bf16: bool) -> PretrainStep | FinetuneStep:
+def _new_step(run: TrainingRun, shape: DataShape, bf16: bool) -> Trained:
+    if isinstance(run, DiffusionRun):
+        from afa_dist.diffusion.denoiser import build_denoiser
+        from afa_dist.diffusion.step import DenoiseStep
+
+        return DenoiseStep(build_denoiser(run.network, run.edm, shape), run, bf16)
     if isinstance(run, PretrainRun):
         return PretrainStep(build_contrastive(run.model, run.method, shape), run, bf16)
     assert isinstance(run, FinetuneRun)

@@ -1,53 +1,56 @@
-"""The training loop: the same for both stages, for one process and for many."""
+"""The training loop: the same for whatever is trained, for one process and for many."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from afa_dist.config import PretrainRun, TrainingRun
+from afa_dist.config import TrainingRun
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.loader import Batch, Loader, placed
 from afa_dist.distributed import World, beat
 from afa_dist.errors import Stopped, TrainingError
-from afa_dist.training.averaging import WeightAverage, recompute_statistics
-from afa_dist.training.awp import worst_weights
+from afa_dist.training.averaging import WeightAverage
 from afa_dist.training.checkpoint import Checkpoint, first_not_finite
-from afa_dist.training.execution import eagerly
 from afa_dist.training.metrics import Meter
 from afa_dist.training.not_finite import ADVICE, Incident, NotFinite
-from afa_dist.training.optimiser import build_optimiser, load_momentum, momentum_tensors, set_lr
+from afa_dist.training.optimiser import build_optimiser, load_state, set_lr, state_tensors
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory
 from afa_dist.training.schedule import Schedule
 from afa_dist.training.selection import Selection
-from afa_dist.training.step import Step
+from afa_dist.training.step import StepOutput, Trained
 from afa_dist.training.storage import Storage
-from afa_dist.training.validate import validate
 from afa_dist.training.warned import Warnings
 
 
-class Trainer:
+class Trainer(ABC):
     """Runs a stage from wherever its checkpoints say to its last step.
 
-    Every worker makes one and calls `run`; the main worker alone writes.
+    Every worker makes one and calls `run`; the main worker alone writes. Subclasses say what a step's gradient is, and how
+    held-out images are measured.
+
+    two_views: whether each image is augmented by two draws.
     """
 
     def __init__(
         self,
-        step: Step,
+        step: Trained,
         run: TrainingRun,
         splits: DataSplits,
         directory: RunDirectory,
         world: World,
         on_row: OnRow,
         warnings: Warnings | None = None,
+        *,
+        two_views: bool = False,
     ) -> None:
         self.step = step
         self.config = run
@@ -57,11 +60,10 @@ class Trainer:
         self.warnings = warnings or Warnings()
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
         dtype = next(step.net.parameters()).dtype
-        two_views = isinstance(run, PretrainRun) and run.method.views == "independent"
         self.loader = Loader(
             placed(splits.train, world.device), run.schedule.batch_size, run.seed, augmentation, world, dtype, two_views
         )
-        self.schedule = Schedule(run.schedule, run.attack, run.optimiser.lr, self.loader.steps_per_epoch)
+        self.schedule = Schedule(run.schedule, run.optimiser.lr, self.loader.steps_per_epoch)
         self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.named, run.optimiser)
         self.average = WeightAverage(self.named, run.ema.decay) if run.ema.decay else None
@@ -70,10 +72,28 @@ class Trainer:
         self.meter = Meter(world)
         self.not_finite = NotFinite(step.net, run.optimiser, directory, world)
         self.storage = Storage(run, directory, world, on_row)
-        # A model trained on clean images alone is chosen by its clean accuracy.
-        self.selection = Selection(robust=getattr(run, "objective", "pgd") != "ce", keep=run.checkpoint.keep_best)
+        self.selection = self.new_selection()
         self.done = 0
         """Optimiser steps behind us."""
+
+    @abstractmethod
+    def new_selection(self) -> Selection:
+        """By what checkpoints are chosen, with nothing measured yet."""
+
+    @abstractmethod
+    def gradient(self, batch: Batch, index: int) -> StepOutput:
+        """The loss of step `index` on `batch`; its gradient is left in the parameters, in place of what was there."""
+
+    @abstractmethod
+    def validate(self) -> bool:
+        """Measure the held-out images, if there are any; whether the network is one of the best so far, which are kept."""
+
+    def notes(self, index: int) -> dict[str, float]:
+        """What changes with the step, for rows of metrics and for whoever looks into a step that went wrong."""
+        return {"lr": self.schedule.lr(index)}
+
+    def prepare_average(self) -> None:  # noqa: B027 - networks without BatchNorm need nothing
+        """Bring buffers to what the averaged weights need, which are in place."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the best and the last validation.
@@ -136,17 +156,13 @@ class Trainer:
         return 0 < self.config.validation.patience <= self.selection.stale
 
     def train_step(self) -> None:
-        """Batch, attack and loss; backward; clip; all workers agree that it is finite; weights move."""
+        """Batch, loss and gradient; clip; all workers agree that it is finite; weights move."""
         index = self.done
         self.not_finite.prepare()
         set_lr(self.optimiser, self.schedule.lr(index))
         self.step.train_mode()
         batch = self.loader.batch(index)
-        x_adv = self.step.attack(batch, index, self.schedule.eps(index))
-        with self.perturbed_weights(batch, x_adv):
-            output = self.step.loss(batch, x_adv)
-            self.optimiser.zero_grad(set_to_none=True)
-            output.loss.backward()
+        output = self.gradient(batch, index)
         limit = self.config.optimiser.clip_norm or math.inf
         gradient_norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], limit)
         finite = torch.isfinite(output.loss) & torch.isfinite(gradient_norm)
@@ -160,21 +176,12 @@ class Trainer:
             self.leave_out(output.loss, gradient_norm)
         beat()
 
-    def perturbed_weights(self, batch: Batch, x_adv: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-        """Adversarial weights for the gradient of a step, once it is time for them; else the weights as they are."""
-        awp = self.config.awp
-        if awp.gamma == 0 or self.done < awp.start * self.schedule.total_steps:
-            return contextlib.nullcontext()
-        parameters = [parameter for _, parameter in self.named]
-        return worst_weights(parameters, self.step.net, lambda: self.step.loss(batch, x_adv).loss, awp.gamma)
-
     def leave_out(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
         """Go on with the next images, weights as they were, or end the run, as `optimiser.not_finite` says."""
         index = self.done
         notes = {
             "seed": self.config.seed,
-            "lr": self.schedule.lr(index),
-            "eps": self.schedule.eps(index),
+            **self.notes(index),
             "workers": self.world.size,
             "images (rows of the training part)": self.loader.indices(index).tolist(),
             "checkpoints": self.directory.checkpoints.steps(),
@@ -182,21 +189,6 @@ class Trainer:
         self.not_finite.answer(Incident(index, loss.detach(), gradient_norm, notes))
         self.done += 1
         self.write_row("skipped", {"skipped": self.not_finite.skipped})
-
-    def validate(self) -> bool:
-        """Measure the held-out images; returns whether the network is one of the best so far, which are kept."""
-        if len(self.splits.held_out) == 0:
-            return False
-        config, epoch = self.config, self.done // self.loader.steps_per_epoch
-        steps = config.validation.steps_at(epoch, config.schedule.epochs)
-        with self.network_to_use(), eagerly(config.scaling.compile, self.world.device):
-            self.step.net.eval()
-            found = validate(self.step, self.splits.held_out, config.validated_threat, steps, config.seed, self.world)
-        if config.validation.is_cheap(epoch, config.schedule.epochs):
-            self.write_row("validation", {**found, "pgd_steps": steps})
-            return False  # a weaker attack than that of the others: no measure to choose by
-        self.write_row("validation", found)
-        return self.selection.take(self.done, found)
 
     @contextlib.contextmanager
     def network_to_use(self) -> Iterator[None]:
@@ -210,17 +202,14 @@ class Trainer:
                 net.load_state_dict(self.averaged[1])
             else:
                 self.step.train_mode()
-                if self.config.ema.bn == "recomputed":
-                    images = (self.loader.batch(index).images_BCHW for index in range(self.loader.steps_per_epoch))
-                    recompute_statistics(net, images, net)
+                self.prepare_average()
                 self.averaged = (self.done, {name: value.clone() for name, value in net.state_dict().items()})
             yield
 
     def log_training(self) -> None:
         means = self.meter.take()
         if means:
-            index = self.done - 1
-            self.write_row("train", {**means, "lr": self.schedule.lr(index), "eps": self.schedule.eps(index)})
+            self.write_row("train", {**means, **self.notes(self.done - 1)})
 
     def write_row(self, phase: str, values: Mapping[str, float]) -> None:
         epoch = self.done / self.loader.steps_per_epoch
@@ -241,8 +230,8 @@ class Trainer:
             "seed": self.config.seed,
             "run": self.directory.run_id,
         }
-        momentum = momentum_tensors(self.optimiser, self.named)
-        checkpoint = Checkpoint(self.done, self.step.net.state_dict(), momentum, state, averaged)
+        optimiser = state_tensors(self.optimiser, self.named)
+        checkpoint = Checkpoint(self.done, self.step.net.state_dict(), optimiser, state, averaged)
         self.storage.checkpoint(checkpoint, self.kept_for_good)
 
     def resume(self) -> None:
@@ -251,7 +240,7 @@ class Trainer:
         if checkpoint is None:
             return
         self.step.net.load_state_dict(dict(checkpoint.model))
-        load_momentum(self.optimiser, self.named, dict(checkpoint.optimiser))
+        load_state(self.optimiser, self.named, checkpoint.optimiser)
         self.done = checkpoint.step
         self.selection.load(checkpoint.state)
         self.meter.load(checkpoint.state.get("meter", {}))

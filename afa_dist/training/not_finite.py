@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from afa_dist.config import OptimiserConfig
+from afa_dist.config import UpdateConfig
 from afa_dist.distributed import World
 from afa_dist.errors import TrainingError
 from afa_dist.training.run_dir import RunDirectory
@@ -35,7 +35,7 @@ class NotFinite:
     skipped: steps left out so far, over all starts of the run.
     """
 
-    def __init__(self, net: nn.Module, config: OptimiserConfig, directory: RunDirectory, world: World) -> None:
+    def __init__(self, net: nn.Module, config: UpdateConfig, directory: RunDirectory, world: World) -> None:
         self.skipped = 0
         self._net = net
         self._config = config

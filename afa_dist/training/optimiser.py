@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
-from afa_dist.config import OptimiserConfig
+from afa_dist.config import AdamConfig, OptimiserConfig, UpdateConfig
+
+_MOMENTUM = "momentum_buffer"
+"""SGD's only state goes by the name of its parameter alone."""
 
 
-def build_optimiser(named: Iterable[tuple[str, nn.Parameter]], config: OptimiserConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over `named`; weight decay on matrices and filters only.
+def build_optimiser(named: Iterable[tuple[str, nn.Parameter]], config: UpdateConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW, over `named`; weight decay on matrices and filters only.
 
     Vectors (biases, scales and shifts of normalisation layers) are left without decay: shrinking a scale does not
     simplify the function (Bag of Tricks, 1812.01187).
@@ -21,12 +24,11 @@ def build_optimiser(named: Iterable[tuple[str, nn.Parameter]], config: Optimiser
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-    )
+    groups = [group for group in groups if group["params"]]
+    if isinstance(config, AdamConfig):
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+    assert isinstance(config, OptimiserConfig)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -34,20 +36,23 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def momentum_tensors(optimiser: torch.optim.SGD, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, torch.Tensor]:
-    """The momentum buffer of each parameter that has one, by the parameter's name."""
-    buffers = {}
-    for name, parameter in named:
-        buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            buffers[name] = buffer
-    return buffers
+def state_tensors(optimiser: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, torch.Tensor]:
+    """What the optimiser keeps of each parameter: SGD's momentum by the parameter's name, all else by NAME/STATE."""
+    return {
+        name if key == _MOMENTUM else f"{name}/{key}": value
+        for name, parameter in named
+        for key, value in optimiser.state.get(parameter, {}).items()
+        if value is not None
+    }
 
 
-def load_momentum(
-    optimiser: torch.optim.SGD, named: Iterable[tuple[str, nn.Parameter]], buffers: dict[str, torch.Tensor]
+def load_state(
+    optimiser: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]], tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Put back what `momentum_tensors` gave."""
-    for name, parameter in named:
-        if name in buffers:
-            optimiser.state[parameter]["momentum_buffer"] = buffers[name].to(parameter)
+    """Put back what `state_tensors` gave."""
+    parameters = dict(named)
+    for full, value in tensors.items():
+        name, _, key = full.partition("/")
+        # AdamW counts its steps on the CPU, beside parameters wherever they are.
+        found = value.to("cpu") if key == "step" else value.to(parameters[name])
+        optimiser.state[parameters[name]][key or _MOMENTUM] = found.clone()

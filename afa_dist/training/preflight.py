@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 from afa_dist.address import is_address
-from afa_dist.config import BaseRun, FinetuneRun, TrainingRun
+from afa_dist.config import BaseRun, FinetuneRun, RobustRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, TrainingError, UserError
@@ -83,7 +83,7 @@ def model_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     It is really built, on the CPU: not all constructors of other packages work without memory behind the weights. Our
     own networks take images of any size, so there is nothing to try.
     """
-    if not parse_architecture(run.model.arch).is_backbone:
+    if not isinstance(run, RobustRun) or not parse_architecture(run.model.arch).is_backbone:
         return
     try:
         build_encoder(run.model, data_shape(splits))

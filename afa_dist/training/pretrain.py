@@ -34,6 +34,10 @@ class PretrainStep:
         self.contrast = Contrast(run.method, net.probe.out_features)
         self.clean = CleanPass()
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.net.encoder
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.net.parameters())
 

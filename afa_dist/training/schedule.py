@@ -13,7 +13,6 @@ class Schedule:
     """steps_per_epoch turns the epochs of the configuration into steps."""
 
     schedule: ScheduleConfig
-    attack: TrainAttackConfig
     peak_lr: float
     steps_per_epoch: int
 
@@ -29,7 +28,8 @@ class Schedule:
         done = (step - warmup) / max(1.0, self.total_steps - warmup)
         return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    def eps(self, step: int) -> float:
-        """Linear growth from 0 over the attack's warm-up, then the configured radius."""
-        warmup = self.attack.warmup * self.total_steps
-        return self.attack.eps * min(1.0, step / warmup) if warmup > 0 else self.attack.eps
+
+def attack_eps(attack: TrainAttackConfig, step: int, total_steps: int) -> float:
+    """Linear growth from 0 over the attack's warm-up, then the configured radius; `step` counts from 0."""
+    warmup = attack.warmup * total_steps
+    return attack.eps * min(1.0, step / warmup) if warmup > 0 else attack.eps

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 @dataclasses.dataclass
 class Best:
-    """The best validation so far: its step and its accuracies."""
+    """The best validation so far: its step and what was measured."""
 
     step: int
     metrics: dict[str, float]
 
-    def compare(self, metrics: Mapping[str, float], by: str) -> int:
-        """1 if `metrics` is better than the best so far, 0 if it is as good, -1 if it is worse."""
-        other = "clean_acc" if by == "robust_acc" else "robust_acc"
-        keys = [name for name in (by, other) if name in metrics]
-        new, old = [metrics[name] for name in keys], [self.metrics[name] for name in keys]
+    def compare(self, metrics: Mapping[str, float], by: Sequence[str]) -> int:
+        """1 if `metrics` is better than the best so far, 0 if it is as good, -1 if it is worse.
+
+        by: names of what counts, the first most; of those that end in "loss" less is better.
+        """
+        signs = [(name, -1 if name.endswith("loss") else 1) for name in by if name in metrics]
+        new, old = ([sign * values[name] for name, sign in signs] for values in (metrics, self.metrics))
         return (new > old) - (new < old)
 
 
@@ -26,10 +28,10 @@ class Best:
 class Selection:
     """The last validation, the best ones, and how many there were since one was better than all before.
 
-    robust: choose by robust accuracy where it was measured, else by clean accuracy. keep: how many of the best are kept.
+    by: see `Best.compare`. keep: how many of the best are kept.
     """
 
-    robust: bool
+    by: tuple[str, ...]
     keep: int = 1
     top: list[Best] = dataclasses.field(default_factory=list)
     """The best first, at most `keep`."""
@@ -43,10 +45,9 @@ class Selection:
     def take(self, step: int, metrics: dict[str, float]) -> bool:
         """Take in a validation; returns whether it is among those to keep."""
         self.last = metrics
-        by = "robust_acc" if self.robust and "robust_acc" in metrics else "clean_acc"
-        self.stale = 0 if self.best is None or self.best.compare(metrics, by) > 0 else self.stale + 1
+        self.stale = 0 if self.best is None or self.best.compare(metrics, self.by) > 0 else self.stale + 1
         # Of equals the later one comes first: it has seen the lower learning rate.
-        place = next((index for index, other in enumerate(self.top) if other.compare(metrics, by) >= 0), len(self.top))
+        place = next((index for index, other in enumerate(self.top) if other.compare(metrics, self.by) >= 0), len(self.top))
         self.top.insert(place, Best(step, metrics))
         del self.top[self.keep :]
         return place < self.keep

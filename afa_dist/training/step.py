@@ -27,8 +27,8 @@ class StepOutput:
     sums: Mapping[str, tuple[torch.Tensor, int]]
 
 
-class Step(Protocol):
-    """One stage's step: from a batch to adversarial images, and from those to a loss. It moves no weights."""
+class Trained(Protocol):
+    """What a training loop moves the weights of."""
 
     forward: nn.Module
     """`net`, or its DDP wrapper: what the outer pass calls."""
@@ -38,6 +38,11 @@ class Step(Protocol):
         """What is trained and saved, without a DDP wrapper."""
         ...
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The part of `net` that is worth compiling."""
+        ...
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters this stage trains."""
         ...
@@ -45,6 +50,10 @@ class Step(Protocol):
     def train_mode(self) -> None:
         """Put the network in this stage's training mode."""
         ...
+
+
+class Step(Trained, Protocol):
+    """One stage's step: from a batch to adversarial images, and from those to a loss. It moves no weights."""
 
     def attack(self, batch: Batch, step: int, eps: float) -> torch.Tensor:
         """x_adv (B, C, H, W) for `batch` at attack radius `eps`, found on the unwrapped network."""

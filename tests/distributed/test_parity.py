@@ -14,10 +14,12 @@ from afa_dist.config import (
     AwpConfig,
     ClassifierAttackConfig,
     ContrastiveAttackConfig,
+    DiffusionRun,
     FinetuneRun,
     MethodConfig,
     ModelConfig,
     PretrainRun,
+    UNetConfig,
 )
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World, join_group
@@ -26,7 +28,7 @@ from afa_dist.training.awp import worst_weights
 from afa_dist.training.job import make_step, wrap
 
 GLOBAL_BATCH = 64
-SHAPE = DataShape(channels=1, mean=(0.3,), std=(0.4,), classes=tuple("abcde"))
+SHAPE = DataShape(channels=1, mean=(0.3,), std=(0.4,), classes=tuple("abcde"), size=(8, 8))
 
 
 def pretrain(norm="group", bn="eval", **method):
@@ -66,6 +68,7 @@ CASES = {
         attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
         awp=AwpConfig(gamma=0.01),
     ),
+    "diffusion": DiffusionRun(network=UNetConfig(channels=8, multipliers=(1, 2), layers=1, attention=(4,), dropout=0.2)),
 }
 
 
@@ -83,6 +86,21 @@ def perturbed(run, step, batch, x_adv):
     return worst_weights(list(step.net.parameters()), step.net, lambda: step.loss(batch, x_adv).loss, run.awp.gamma)
 
 
+def gradient(run, step, batch, index, optimiser):
+    """The loss of a step, its gradient left in the parameters."""
+    if isinstance(run, DiffusionRun):
+        output = step.loss(batch, index)
+        optimiser.zero_grad()
+        output.loss.backward()
+        return output.loss
+    x_adv = step.attack(batch, index, run.attack.eps)
+    with perturbed(run, step, batch, x_adv):
+        output = step.loss(batch, x_adv)
+        optimiser.zero_grad()
+        output.loss.backward()
+    return output.loss
+
+
 def three_steps(run, world):
     """Losses (global mean), first gradients and weights after three SGD steps, by name."""
     step = make_step(run, SHAPE, World())  # built without DDP, then doubled and wrapped
@@ -96,12 +114,7 @@ def three_steps(run, world):
         part = slice(world.rank * share, (world.rank + 1) * share)
         step.train_mode()
         batch = Batch(x[part], y, part.start)
-        x_adv = step.attack(batch, index, run.attack.eps)
-        with perturbed(run, step, batch, x_adv):
-            output = step.loss(batch, x_adv)
-            optimiser.zero_grad()
-            output.loss.backward()
-        loss = output.loss.detach().clone()
+        loss = gradient(run, step, batch, index, optimiser).detach().clone()
         out[f"loss{index}"] = world.sum_(loss) / world.size
         if index == 0:
             out |= {f"grad.{n}": p.grad.clone() for n, p in step.net.named_parameters() if p.grad is not None}

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from afa_dist.config import (
+    AverageConfig,
     AwpConfig,
     CheckpointConfig,
     ClassifierAttackConfig,
     ContrastiveAttackConfig,
     DataConfig,
+    DiffusionRun,
     EmaConfig,
     FinetuneRun,
     MethodConfig,
@@ -20,6 +22,7 @@ from afa_dist.config import (
     PretrainRun,
     ScheduleConfig,
     TrackingConfig,
+    UNetConfig,
     ValidationConfig,
 )
 from afa_dist.data.catalogue import load_splits
@@ -30,13 +33,16 @@ from afa_dist.training.checkpoint_store import CheckpointStore
 from afa_dist.training.job import train
 from afa_dist.training.run_dir import RunDirectory
 
-SMALL = {
-    "data": DataConfig(train_limit=300, crop_padding=1, flip=True),
-    "model": ModelConfig(width=8, projection_dim=16),
+ALL = {
     "schedule": ScheduleConfig(epochs=3, batch_size=64, warmup=0.33),
-    "validation": ValidationConfig(steps=2),
     "checkpoint": CheckpointConfig(every_steps=3),
     "tracking": TrackingConfig(log_every_steps=2, tensorboard=False),
+}
+SMALL = {
+    **ALL,
+    "data": DataConfig(train_limit=300, crop_padding=1, flip=True),
+    "model": ModelConfig(width=8, projection_dim=16),
+    "validation": ValidationConfig(steps=2),
 }
 RUNS = {
     "pretrain": PretrainRun(
@@ -56,6 +62,12 @@ RUNS = {
         attack=ClassifierAttackConfig(eps=0.1, algorithm="n-fgsm"),
         awp=AwpConfig(gamma=0.01, start=0.3),
         ema=EmaConfig(decay=0.9),
+    ),
+    "diffusion": DiffusionRun(
+        **ALL,
+        data=DataConfig(train_limit=300, flip=True),
+        network=UNetConfig(channels=8, multipliers=(1, 2), layers=1, attention=(4,), dropout=0.1),
+        ema=AverageConfig(decay=0.9),
     ),
 }
 

@@ -3,16 +3,15 @@
 import pytest
 
 from afa_dist.config import ScheduleConfig, TrainAttackConfig
-from afa_dist.training.schedule import Schedule
+from afa_dist.training.schedule import Schedule, attack_eps
 
-
-def make(**attack):
-    config = ScheduleConfig(epochs=10, batch_size=8, warmup=0.2)
-    return Schedule(config, TrainAttackConfig(eps=0.2, **attack), peak_lr=0.4, steps_per_epoch=5)
+STEPS = 50
 
 
 def test_warms_up_to_the_peak_and_ends_near_zero():
-    lrs = [make().lr(step) for step in range(50)]
+    config = ScheduleConfig(epochs=10, batch_size=8, warmup=0.2)
+    schedule = Schedule(config, peak_lr=0.4, steps_per_epoch=5)
+    lrs = [schedule.lr(step) for step in range(STEPS)]
     assert lrs[:11] == sorted(lrs[:11])
     assert lrs[0] > 0
     assert lrs[10] == max(lrs) == pytest.approx(0.4)
@@ -22,10 +21,11 @@ def test_warms_up_to_the_peak_and_ends_near_zero():
 
 
 def test_eps_grows_linearly_and_the_step_with_it():
-    schedule = make(warmup=0.4, step_size=0.05)
-    assert schedule.eps(0) == 0
-    assert schedule.eps(10) == pytest.approx(0.1)
-    assert schedule.eps(20) == schedule.eps(49) == 0.2
-    assert schedule.attack.scaled_step(schedule.eps(10)) == pytest.approx(0.025)
-    assert make().eps(0) == 0.2
-    assert make().attack.scaled_step(0.2) == pytest.approx(0.05)  # step_size 0: a quarter of eps
+    attack = TrainAttackConfig(eps=0.2, warmup=0.4, step_size=0.05)
+    at = {step: attack_eps(attack, step, STEPS) for step in (0, 10, 20, 49)}
+    assert at[0] == 0
+    assert at[10] == pytest.approx(0.1)
+    assert at[20] == at[49] == 0.2
+    assert attack.scaled_step(at[10]) == pytest.approx(0.025)
+    assert attack_eps(TrainAttackConfig(eps=0.2), 0, STEPS) == 0.2
+    assert TrainAttackConfig(eps=0.2).scaled_step(0.2) == pytest.approx(0.05)  # step_size 0: a quarter of eps

@@ -27,8 +27,8 @@ SCORES = st.lists(st.fixed_dictionaries({"clean_acc": ACCURACIES, "robust_acc": 
 @given(scores=SCORES, keep=st.integers(1, 4), robust=st.booleans(), cut=st.integers(0, 12))
 def test_the_best_of_all_validations_so_far_are_known(scores, keep, robust, cut):
     """By the accuracy that counts, then by the other one, then by age; also when resumed in between."""
-    selection = Selection(robust, keep)
     key = ("robust_acc", "clean_acc") if robust else ("clean_acc", "robust_acc")
+    selection = Selection(key, keep)
     for step, metrics in enumerate(scores):
         kept = selection.take(step, metrics)
         ranked = sorted(range(step + 1), key=lambda s: (*(scores[s][name] for name in key), s), reverse=True)
@@ -37,12 +37,12 @@ def test_the_best_of_all_validations_so_far_are_known(scores, keep, robust, cut)
         values = [tuple(scores[s][name] for name in key) for s in range(step + 1)]
         assert selection.stale == step - values.index(max(values))
         if step == cut:
-            state, selection = selection.state(), Selection(robust, keep)
+            state, selection = selection.state(), Selection(key, keep)
             selection.load(state)
 
 
 def test_a_state_from_before_there_was_more_than_one_best():
-    selection = Selection(robust=True, keep=2)
+    selection = Selection(("robust_acc", "clean_acc"), keep=2)
     selection.load({"best": {"step": 3, "metrics": {"robust_acc": 0.5}}, "last": {}, "stale": 0})
     assert selection.best.step == 3
 

@@ -1,0 +1,11 @@
+"""More training images by a diffusion model: train it, then draw from it.
+
+python jobs/generate.py train --config recipes/digits-edm.yaml
+"""
+
+import sys
+
+from afa_dist.cli.generating import main
+
+if __name__ == "__main__":
+    sys.exit(main("generate.py", "Train a diffusion model, and draw training images from it."))
