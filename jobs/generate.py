@@ -1,6 +1,7 @@
 """More training images by a diffusion model: train it, then draw from it.
 
 python jobs/generate.py train --config recipes/digits-edm.yaml
+python jobs/generate.py sample --model runs/digits-edm --name digits-drawn --count 10000
 """
 
 import sys

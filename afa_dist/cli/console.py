@@ -23,8 +23,8 @@ from rich.table import Table
 from afa_dist.cli.words import describe_row, duration, out, percent, say
 from afa_dist.config.fields import pixels
 from afa_dist.data.decode import progress_to
+from afa_dist.evaluation.executor import Progress as EvaluationState
 from afa_dist.evaluation.summary import accuracy_words
-from afa_dist.evaluation.work import Progress as EvaluationState
 from afa_dist.runtime.placement import is_main_process
 
 LINE_SECONDS = 10.0
@@ -134,7 +134,7 @@ def reading_shown() -> Iterator[None]:
 
     def show(done: int, total: int) -> None:
         nonlocal last_line
-        if time.monotonic() - last_line >= LINE_SECONDS and is_main_process():
+        if time.monotonic() - last_line >= LINE_SECONDS and done < total and is_main_process():
             say(f"reading images: {done}/{total}")
             last_line = time.monotonic()
 

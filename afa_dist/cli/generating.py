@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afa_dist.cli import training
+from afa_dist.cli import sampling, training
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.job import resolve_alone, run_command
 from afa_dist.config import DiffusionRun
@@ -19,4 +19,8 @@ def main(program: str, description: str) -> int:
             resolve_alone(DiffusionRun), parse(DiffusionRun, words, program=f"{program} train", description=text), "train"
         )
 
-    return run_command({"train": ("train a diffusion model on the training images", train)}, program, description)
+    commands = {
+        "train": ("train a diffusion model on the training images", train),
+        "sample": ("draw a set of images from a diffusion model", lambda words: sampling.main(words, f"{program} sample")),
+    }
+    return run_command(commands, program, description)

@@ -23,8 +23,9 @@ def percent(value: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    """1 epoch, 2 epochs, 2 classes, 2 batches."""
+    plural = "es" if what.endswith(("s", "ch")) else "s"
+    return f"{number} {what}{'' if number == 1 else plural}"
 
 
 def describe_row(row: Mapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ from afa_dist.config.base import BaseRun
 from afa_dist.config.diffusion import DiffusionRun, EdmConfig, UNetConfig
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
+from afa_dist.config.generating import SampleRun
 from afa_dist.config.method import AverageConfig, AwpConfig, EmaConfig, MethodConfig
-from afa_dist.config.runs import EvaluateRun, PipelineRun
+from afa_dist.config.runs import EvaluateRun, PipelineRun, ShardedRun
 from afa_dist.config.scaling import ScalingConfig
 from afa_dist.config.sections import (
     AdamConfig,
@@ -50,10 +51,12 @@ __all__ = [
     "PixelDistance",
     "PretrainRun",
     "RobustRun",
+    "SampleRun",
     "ScalingConfig",
     "ScheduleConfig",
     "Section",
     "ThreatConfig",
+    "ShardedRun",
     "TrackingConfig",
     "TrainAttackConfig",
     "TrainingRun",

@@ -1,4 +1,4 @@
-"""The specifications of an evaluation and of a pipeline."""
+"""The specifications of work in shards, of an evaluation and of a pipeline."""
 
 from __future__ import annotations
 
@@ -16,11 +16,44 @@ from afa_dist.config.sections import DataConfig
 from afa_dist.config.training import FinetuneRun, PretrainRun
 from afa_dist.errors import Problem
 
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class ShardedRun(BaseRun):
+    """Work that is cut into shards, each kept when it is finished, which may be shared by the elements of a job array."""
+
+    shard: str = setting(
+        "", "i/n: work on every n-th shard from the i-th on (1 to n) and stop: for job arrays, whose last word is merge"
+    )
+    merge: bool = setting(False, "put together what starts with shard i/n left in the run directory; computes no shard")
+    time_limit: float = setting(
+        0.0, "seconds after which the job stops cleanly (exit code 75); the same command goes on; 0 = none", ge=0
+    )
+    gpu_share: float = setting(1.0, "part of a GPU that each Ray worker takes: 0.5 puts two on one", gt=0, le=1)
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.shard and parse_share(self.shard) is None:
+            yield Problem("shard", f"{self.shard!r} is not known; write i/n, such as 1/4, the first of four")
+        if self.shard and self.merge:
+            yield Problem("merge", "comes after all starts with shard; leave one of them out")
+
+    def shards_of(self, count: int) -> list[int]:
+        """The numbers of the shards to work on, of `count`."""
+        first, step = parse_share(self.shard) or (1, 1)
+        return list(range(first - 1, count, step))
+
+
+def parse_share(text: str) -> tuple[int, int] | None:
+    """Read i/n with 1 <= i <= n; None for all else."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    return (int(match[1]), int(match[2])) if match and 1 <= int(match[1]) <= int(match[2]) else None
+
+
 DEFAULT_ATTACKS = ("pgd-20", "pgd-50x10")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
-class EvaluateRun(BaseRun):
+class EvaluateRun(ShardedRun):
     """Measurement of a classifier, clean and under attack (jobs/evaluate.py)."""
 
     model: str = setting(
@@ -47,23 +80,11 @@ class EvaluateRun(BaseRun):
     batch_size: int = setting(
         250, "images attacked at once; less needs less memory; AutoAttack's random numbers depend on it", ge=1
     )
-    shard: str = setting(
-        "", "i/n: evaluate every n-th shard from the i-th on (1 to n) and stop: for job arrays, whose last word is merge"
-    )
-    merge: bool = setting(False, "put together what starts with shard i/n left in the run directory; computes no attack")
-    time_limit: float = setting(
-        0.0, "seconds after which the evaluation stops cleanly (exit code 75); the same command goes on; 0 = none", ge=0
-    )
-    gpu_share: float = setting(1.0, "part of a GPU that each Ray worker takes: 0.5 puts two on one", gt=0, le=1)
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if fault := fault_of(self.model):
             yield Problem("model", fault)
-        if self.shard and parse_share(self.shard) is None:
-            yield Problem("shard", f"{self.shard!r} is not known; write i/n, such as 1/4, the first of four")
-        if self.shard and self.merge:
-            yield Problem("merge", "comes after all starts with shard; leave one of them out")
         if self.fast and self.attacks != DEFAULT_ATTACKS:
             yield Problem("fast", f"stands for attacks {', '.join(FAST)}; leave out attacks or fast")
         yield from self._attack_problems()
@@ -80,17 +101,6 @@ class EvaluateRun(BaseRun):
     def single_attacks(self) -> list[str]:
         """The attacks to run, in order, none of them a group."""
         return list(single_attacks(FAST if self.fast else self.attacks))
-
-    def shards_of(self, count: int) -> list[int]:
-        """The numbers of the shards to work on, of `count`."""
-        first, step = parse_share(self.shard) or (1, 1)
-        return list(range(first - 1, count, step))
-
-
-def parse_share(text: str) -> tuple[int, int] | None:
-    """Read i/n with 1 <= i <= n; None for all else."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    return (int(match[1]), int(match[2])) if match and 1 <= int(match[1]) <= int(match[2]) else None
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

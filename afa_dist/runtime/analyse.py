@@ -20,8 +20,8 @@ from afa_dist.config import AnalyseRun
 from afa_dist.config.attack_names import GRADIENT
 from afa_dist.errors import Stopped, UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
+from afa_dist.evaluation.executor import TICK_SECONDS, OnProgress, Progress
 from afa_dist.evaluation.outcome import ForeignOutcome
-from afa_dist.evaluation.work import TICK_SECONDS, OnProgress, Progress
 from afa_dist.files import write_tensors
 from afa_dist.runtime.analysis_checks import IDENTITY, PreparedAnalysis, facts_of, own_facts
 from afa_dist.runtime.placement import Placement

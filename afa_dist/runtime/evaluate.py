@@ -14,16 +14,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from afa_dist.config import EvaluateRun
+from afa_dist.config import EvaluateRun, ShardedRun
 from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.evaluator import ShardEvaluator
+from afa_dist.evaluation.executor import Executor, InProcess, OnProgress, Progress, Stop, call_all
 from afa_dist.evaluation.outcome import CLEAN, ForeignOutcome, Outcome, OutcomeStore, identity_of
 from afa_dist.evaluation.per_image import shard_table, write_per_image
 from afa_dist.evaluation.plan import Plan
 from afa_dist.evaluation.probes import PROBED
 from afa_dist.evaluation.summary import accuracies, label_of, warnings_of
-from afa_dist.evaluation.work import Executor, InProcess, OnProgress, Progress, Stop, call_all, work_off
+from afa_dist.evaluation.work import CALLS, work_off
 from afa_dist.runtime.evaluation_checks import IDENTITY, Prepared, facts_of, record_problems
 from afa_dist.runtime.placement import Placement
 from afa_dist.training.execution import keep_freed_memory
@@ -52,7 +53,7 @@ def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_prog
     directory, facts = RunDirectory.of(run), facts_of(run, prepared)
     with contextlib.ExitStack() as stack:
         stack.enter_context(directory.locked(OTHERS_SECONDS, shared=bool(run.shard)))
-        stop = stack.enter_context(_stop_of(run))
+        stop = stack.enter_context(stop_of(run))
         # Once more, now that nobody else writes: another start may have come between.
         if problems := list(record_problems(run, directory, facts)):
             raise UserError(problems)
@@ -196,10 +197,10 @@ def _executor(run: EvaluateRun, prepared: Prepared, placement: Placement) -> Exe
         torch.set_num_threads(placement.threads)
         keep_freed_memory()
         device = "cuda" if placement.gpu else "cpu"
-        return InProcess(ShardEvaluator(run, prepared.subject.net, prepared.test, device))
-    from afa_dist.runtime.ray_evaluate import OnRay  # imports Ray, after the session's settings
+        return InProcess(ShardEvaluator(run, prepared.subject.net, prepared.test, device), CALLS)
+    from afa_dist.runtime.ray_evaluate import on_ray  # imports Ray, after the session's settings
 
-    return OnRay(run, prepared, placement)
+    return on_ray(run, prepared, placement)
 
 
 def _finite(table: pa.Table) -> int:
@@ -209,7 +210,7 @@ def _finite(table: pa.Table) -> int:
 
 
 @contextlib.contextmanager
-def _stop_of(run: EvaluateRun) -> Iterator[Stop]:
+def stop_of(run: ShardedRun) -> Iterator[Stop]:
     """Inside, gives the reason to end: a signal, or the time limit."""
     deadline = time.monotonic() + run.time_limit if run.time_limit else float("inf")
     with heed_signals() as note:

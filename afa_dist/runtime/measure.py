@@ -20,8 +20,8 @@ from afa_dist.config import EvaluateRun, ScalingConfig, ThreatConfig
 from afa_dist.config.fields import radius
 from afa_dist.data.image_set import ImageSet
 from afa_dist.errors import Problem, UserError
+from afa_dist.evaluation.executor import OnProgress
 from afa_dist.evaluation.subject import Subject, subject_problems, weights_hash
-from afa_dist.evaluation.work import OnProgress
 from afa_dist.runtime.evaluate import evaluate
 from afa_dist.runtime.evaluation_checks import Prepared, attack_problems
 from afa_dist.runtime.placement import Placement

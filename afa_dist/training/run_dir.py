@@ -30,10 +30,10 @@ for a while, NFS 4 for 90 s."""
 
 TROUBLES = "troubles.jsonl"
 
-FOLDERS = ("model", "evaluation", "analysis", "tensorboard")
+FOLDERS = ("model", "evaluation", "analysis", "tensorboard", "candidates", "data")
 """Of a run directory, beside checkpoints; others in it are run directories of their own."""
 
-RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation", "analysis", "trials")
+RESULTS = ("checkpoints", "metrics.jsonl", "summary.json", "evaluation", "analysis", "trials", "candidates")
 """What a run leaves that another one must not be mixed with."""
 
 

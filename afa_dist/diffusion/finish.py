@@ -1,0 +1,162 @@
+"""From all images drawn to the data set: the best of each class, in files like those of real data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from afa_dist.config import SampleRun
+from afa_dist.data.catalogue import DataSplits
+from afa_dist.data.decode import Encoded, decode_images
+from afa_dist.data.image_set import ImageSet
+from afa_dist.diffusion.nearest import closeness
+from afa_dist.diffusion.selection import chosen
+from afa_dist.diffusion.shards import read_shard, write_shard
+from afa_dist.diffusion.sheet import COLUMNS, contact_sheet
+from afa_dist.files import sha256, write_aside, write_json
+
+DATASET = "dataset.json"
+DATA = "data"
+SHEET = "samples.png"
+
+Tick = Callable[[], None]
+
+
+class Finish:
+    """folder: the run directory. candidates: files of all images drawn, in order, each with its number of rows; written
+    under `identity`. facts: what the set depends on, for its record. real: images to compare with, or None."""
+
+    def __init__(
+        self,
+        run: SampleRun,
+        folder: Path,
+        candidates: Sequence[tuple[Path, int]],
+        identity: str,
+        facts: Mapping[str, Any],
+        real: DataSplits | None,
+        device: str,
+        tick: Tick,
+    ) -> None:
+        self.run, self.folder, self.identity, self.facts, self.real = run, folder, identity, facts, real
+        self.candidates = list(candidates)
+        self.classes: list[str] = facts["classes"]
+        self.device, self.tick = device, tick
+
+    def summary(self) -> dict[str, Any]:
+        """Write the data set and the contact sheet; returns what there is to say of them."""
+        drawn = self._columns()
+        rows = self._rows(drawn)
+        files = self._link() if len(rows) == len(drawn["label"]) else self._write(rows)
+        labels_N = drawn["label"][rows]
+        record: dict[str, Any] = {
+            "images": len(rows),
+            "drawn": len(drawn["label"]),
+            "classes": self.classes,
+            "per_class": np.bincount(labels_N, minlength=len(self.classes)).tolist(),
+            "made_by": {key: value for key, value in self.facts.items() if key != "classes"},
+        }
+        if self.run.scorer:
+            record["agreement"] = float((drawn["predicted"] == drawn["intended"]).mean())
+            record["least_score"] = float(drawn["score"][rows].min())
+        contact_sheet(self._first_of_each(rows, labels_N)).save(self.folder / SHEET)
+        if self.real is not None:
+            some = rows[np.unique(np.linspace(0, len(rows) - 1, min(self.run.nearest, len(rows))).round().astype(int))]
+            record["nearest"] = self._closeness(some, drawn["label"][some])
+        write_json(self.folder / DATA / DATASET, {**record, "files": files})
+        return record
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Everything but the images."""
+        names = ["label", "intended", *(("predicted", "score") if self.run.scorer else ())]
+        tables = []
+        for path, rows in self.candidates:
+            tables.append(read_shard(path, self.identity, rows, names))
+            self.tick()
+        table = pa.concat_tables(tables)
+        return {name: table[name].to_numpy() for name in names}
+
+    def _rows(self, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        if not self.run.scorer or (self.run.keep == 1 and len(drawn["label"]) == self.run.count):
+            return np.arange(len(drawn["label"]))
+        return chosen(drawn["label"], drawn["score"], self.run.keep, self.run.count, len(self.classes))
+
+    def _link(self) -> list[dict[str, Any]]:
+        """All of the candidates are the set: their files under other names, without a second copy where links are known."""
+        files = []
+        for number, (path, rows) in enumerate(self.candidates):
+            target = self._target(number, len(self.candidates))
+            write_aside(target, lambda aside, path=path: _linked(path, aside))  # type: ignore[misc]
+            files.append({"name": target.name, "rows": rows, "sha256": sha256(target)})
+            self.tick()
+        return files
+
+    def _write(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """The chosen rows in new files, one candidate file in memory at a time."""
+        size = self.run.shard_size
+        count = -(-len(rows) // size)
+        files: list[dict[str, Any]] = []
+        waiting: list[pa.Table] = []
+        for table in self._chosen(rows):
+            waiting.append(table)
+            whole = pa.concat_tables(waiting)
+            last = sum(file["rows"] for file in files) + len(whole) == len(rows)
+            while len(whole) >= size or (last and len(whole)):
+                target = self._target(len(files), count)
+                write_shard(target, whole[:size], self.classes, self.identity)
+                files.append({"name": target.name, "rows": len(whole[:size]), "sha256": sha256(target)})
+                whole = whole[size:]
+            waiting = [whole]
+            self.tick()
+        return files
+
+    def _chosen(self, rows: np.ndarray) -> Iterator[pa.Table]:
+        """The chosen rows of each candidate file."""
+        start = 0
+        for path, count in self.candidates:
+            own = rows[(rows >= start) & (rows < start + count)] - start
+            if len(own):
+                yield read_shard(path, self.identity, count).take(own)
+            start += count
+
+    def _target(self, number: int, count: int) -> Path:
+        folder = self.folder / DATA
+        folder.mkdir(exist_ok=True)
+        return folder / f"train-{number:05d}-of-{count:05d}.parquet"
+
+    def _first_of_each(self, rows: np.ndarray, labels_N: np.ndarray) -> torch.Tensor:
+        """The first images of each class (N, C, H, W), class after class."""
+        first = [rows[labels_N == label][:COLUMNS] for label in range(len(self.classes))]
+        shown = np.concatenate([part for part in first if len(part) == COLUMNS] or [rows[:COLUMNS]])
+        order = np.argsort(shown, kind="stable")
+        images = self._decoded(shown[order])
+        return images[torch.from_numpy(np.argsort(order, kind="stable"))]
+
+    def _closeness(self, rows: np.ndarray, labels_N: np.ndarray) -> dict[str, Any] | None:
+        assert self.real is not None
+        drawn = ImageSet(self._decoded(rows), torch.from_numpy(labels_N), tuple(self.classes))
+        if drawn.shape != self.real.train.shape:
+            return None
+        assert self.run.data is not None
+        device = torch.device(self.device)
+        train, test = self.real.train.to(device), self.real.test.to(device)
+        return closeness(drawn.to(device), train, test, self.run.data.flip, self.tick)
+
+    def _decoded(self, rows: np.ndarray) -> torch.Tensor:
+        """Pixels of rows (ascending)."""
+        tables = [table.select(["image"]) for table in self._chosen(rows)]
+        images = pa.concat_tables(tables)["image"]
+        return decode_images(len(rows), lambda i: Encoded(images[i].as_py()["bytes"], str(self.folder), f"row {rows[i]}"))
+
+
+def _linked(path: Path, aside: Path) -> None:
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, aside)

@@ -1,0 +1,141 @@
+"""Draws any part of a set of images, each by the number it has in the set.
+
+Legend: B images drawn at once, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch import nn
+
+from afa_dist.config import SampleRun
+from afa_dist.distributed import derive_seed
+from afa_dist.errors import Problem, UserError
+from afa_dist.evaluation.executor import Calls
+from afa_dist.training.execution import compiles, uses_bf16
+from afa_dist.training.step import autocast
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+SCHEMA = pa.schema(
+    [
+        ("image", IMAGE),
+        ("label", pa.int64()),
+        ("intended", pa.int64()),
+        ("predicted", pa.int64()),
+        ("score", pa.float64()),
+        ("seed", pa.int64()),
+        ("index", pa.int64()),
+    ]
+)
+"""A row: PNG; label to train with; the class it was drawn for; what the scorer says (null without one); log-probability of
+the label by the scorer (null without one); seed of its noise; number in the set."""
+
+
+class Sampler:
+    """Draws images of a run; made once for each process that takes part."""
+
+    def __init__(
+        self, run: SampleRun, pipeline: Any, classes: Sequence[str], scorer: nn.Module | None, device: str
+    ) -> None:
+        self.run = run
+        self.pipeline = pipeline.to(device)
+        self.classes = tuple(classes)
+        self.scorer = scorer.to(device) if scorer is not None else None
+        self.device = torch.device(device)
+        self.takes = set(inspect.signature(type(pipeline).__call__).parameters)
+        self.net = denoiser_of(pipeline)
+        if compiles(run.scaling.compile, self.device):
+            self.net.compile()
+
+    @torch.no_grad()
+    def draw(self, start: int, stop: int) -> pa.Table:
+        """Images start to stop - 1 of the set, as rows of `SCHEMA`."""
+        numbers = range(start, stop)
+        intended = np.array([number % len(self.classes) for number in numbers])
+        seeds = [derive_seed("generate", self.run.seed, number) for number in numbers]
+        images_BHWC = self.images(intended, seeds)
+        predicted, score = self.scored(images_BHWC, intended)
+        labels = predicted if self.run.labels == "scorer" else intended
+        rows = [
+            {"bytes": png(image), "path": f"{number:09d}.png"} for image, number in zip(images_BHWC, numbers, strict=True)
+        ]
+        columns = [rows, labels, intended, predicted, score, seeds, list(numbers)]
+        return pa.table([pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+
+    def images(self, intended: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """Pixels of the images, uint8 (B, H, W, C).
+
+        Noise is drawn on the CPU, image by image, so that the set is the same on all devices but for rounding.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with autocast(self.device, uses_bf16(self.run.scaling.precision, self.device)):
+            found = self.pipeline(**self._arguments(intended), generator=generators, output_type="np").images
+        pixels = np.asarray(found, dtype=np.float32)
+        if not np.isfinite(pixels).all():
+            raise UserError.one("model", f"draws images that are not finite, such as that with seed {seeds[0]}")
+        return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
+
+    def scored(self, images_BHWC: np.ndarray, intended: np.ndarray) -> tuple[Any, Any]:
+        """The scorer's label of each image and the log-probability of the label it gets, or Nones without a scorer."""
+        if self.scorer is None:
+            return [None] * len(intended), [None] * len(intended)
+        x = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).to(self.device).float() / 255
+        log_p = self.scorer(x).double().log_softmax(dim=1).cpu().numpy()
+        predicted = log_p.argmax(axis=1)
+        labels = predicted if self.run.labels == "scorer" else intended
+        return predicted, log_p[np.arange(len(labels)), labels]
+
+    def _arguments(self, intended: np.ndarray) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        if "class_labels" in self.takes:
+            given["class_labels"] = intended.tolist()
+        elif "prompt" in self.takes:
+            given["prompt"] = [self.run.prompt.replace("{}", self.classes[label]) for label in intended]
+        else:
+            given["batch_size"] = len(intended)
+        if self.run.steps:
+            given["num_inference_steps"] = self.run.steps
+        if self.run.guidance is not None:
+            given["guidance_scale"] = self.run.guidance
+        return given
+
+
+CALLS: Calls = {"draw": Sampler.draw}
+
+
+def pipeline_problems(pipeline: Any, run: SampleRun) -> Iterator[Problem]:
+    """Why images of classes cannot be drawn by `pipeline` with the options of `run`."""
+    name, takes = type(pipeline).__name__, set(inspect.signature(type(pipeline).__call__).parameters)
+    if missing := {"generator", "output_type"} - takes:
+        yield Problem("model", f"{name} takes no {' and no '.join(sorted(missing))}, so images cannot be drawn one by one")
+        return
+    if not takes & {"class_labels", "prompt", "batch_size"}:
+        yield Problem("model", f"{name} draws neither by class, nor by text, nor a number of images")
+    if not takes & {"class_labels", "prompt"} and run.labels == "intended":
+        yield Problem("labels", f"{name} does not draw by class, so the labels must come from a scorer: labels scorer")
+    if run.steps and "num_inference_steps" not in takes:
+        yield Problem("steps", f"{name} does not let its steps be chosen; leave it at 0")
+    if run.guidance is not None and "guidance_scale" not in takes:
+        yield Problem("guidance", f"{name} has no guidance; leave it out")
+
+
+def denoiser_of(pipeline: Any) -> nn.Module:
+    """The network that a pipeline calls in every step."""
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    return next((parts[name] for name in ("unet", "transformer") if name in parts), next(iter(parts.values())))
+
+
+def png(image_HWC: np.ndarray) -> bytes:
+    """An image (H, W, 1 or 3) as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(file, "PNG", compress_level=1)
+    return file.getvalue()

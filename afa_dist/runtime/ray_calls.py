@@ -1,0 +1,105 @@
+"""Calls as Ray tasks: one that is lost with its node is begun again on another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import ray
+import torch
+
+from afa_dist.errors import TrainingError, UserError
+from afa_dist.evaluation.executor import Calls
+from afa_dist.runtime.placement import Placement
+from afa_dist.training.execution import keep_freed_memory
+
+LOOK_SECONDS = 0.5
+"""How long to wait for a task before looking around."""
+
+
+class Ingredients(Protocol):
+    """What a worker makes its subject from, which it keeps for the next task. Small: the rest is in the object store."""
+
+    @property
+    def token(self) -> str:
+        """Equal for the tasks of one start, and for no others."""
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def calls(self) -> Calls:
+        """What the subject can be asked for."""
+
+    def make(self) -> Any:
+        """The subject, in a worker."""
+
+
+_subjects: dict[str, Any] = {}
+
+
+def _call(ingredients: Ingredients, name: str, args: tuple[Any, ...]) -> Any:
+    if ingredients.token not in _subjects:
+        torch.set_num_threads(ingredients.threads)
+        keep_freed_memory()
+        _subjects.clear()  # of a job before this one
+        _subjects[ingredients.token] = ingredients.make()
+    return ingredients.calls[name](_subjects[ingredients.token], *args)
+
+
+class OnRay:
+    """The executor whose calls are Ray tasks, at most `placement.workers` (of a range, its upper end `most`) at once.
+
+    gpu_share: part of a GPU that each takes, where there are GPUs. retries: so often a lost task is begun again.
+    """
+
+    def __init__(
+        self, ingredients: Ingredients, placement: Placement, *, most: int, gpu_share: float, retries: int
+    ) -> None:
+        self.ingredients = ingredients
+        self._task = ray.remote(_call).options(
+            num_cpus=placement.threads, num_gpus=gpu_share if placement.gpu else 0, max_retries=retries
+        )
+        self._most = max(placement.workers, most)  # nodes may join
+        self._running: dict[ray.ObjectRef[Any], tuple[Any, float]] = {}
+
+    @property
+    def free(self) -> int:
+        return self._most - len(self._running)
+
+    def begin(self, key: Any, call: str, *args: Any) -> None:
+        self._running[self._task.remote(self.ingredients, call, args)] = (key, time.monotonic())
+
+    def finished(self, tick: Callable[[], None]) -> Iterable[tuple[Any, Any]]:
+        ready: list[ray.ObjectRef[Any]] = []
+        while not ready:
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=LOOK_SECONDS)
+            tick()
+        for reference in ready:
+            key, _ = self._running.pop(reference)
+            yield key, _result(reference)
+
+    def cancel(self) -> None:
+        for reference in self._running:
+            ray.cancel(reference, force=True)
+        self._running.clear()
+
+    def busy_seconds(self) -> float:
+        return sum(time.monotonic() - began for _, began in self._running.values())
+
+    def passes(self) -> float:
+        return 0.0
+
+
+def _result(reference: ray.ObjectRef[Any]) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | TrainingError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayError as error:  # the task was lost with its worker, more often than max_failures
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"a worker was lost: {reason}; what is finished is kept, the same command continues"
+        raise TrainingError(what) from error
