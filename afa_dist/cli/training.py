@@ -10,7 +10,7 @@ from afa_dist.cli.arguments import Arguments
 from afa_dist.cli.console import StageProgress, training_table
 from afa_dist.cli.job import Resolve, parse_arguments, raise_any, resolve_stage, run_job, where_of
 from afa_dist.cli.specification import build
-from afa_dist.cli.words import counted, say
+from afa_dist.cli.words import counted, percent, say
 from afa_dist.config import DataConfig, DiffusionRun, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.diffusion.available import network_problems
@@ -18,7 +18,7 @@ from afa_dist.errors import Problem, UserError, collected
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.launch import bring_up_to_date, complete_finished, launch
 from afa_dist.runtime.placement import is_main_process, torchrun_size
-from afa_dist.training.preflight import data_problems, directory_problems, init_problems, model_problems
+from afa_dist.training.preflight import data_problems, directory_problems, init_problems, mixture, model_problems
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -74,14 +74,16 @@ def check_partly(values: Mapping[str, Any]) -> DataSplits | None:
 
 def describe(run: TrainingRun, splits: DataSplits) -> None:
     """Say what would run, and where."""
-    say(f"data: {run.data.name}, {len(splits.train)} training, {len(splits.held_out)} held-out images")
-    say(f"steps: {len(splits.train) // run.schedule.batch_size} an epoch, {total_steps(run, splits)} in all")
+    generated = f", {len(splits.generated)} generated images" if splits.generated is not None else ""
+    say(f"data: {run.data.name}, {len(splits.train)} training, {len(splits.held_out)} held-out images{generated}")
+    mixed = f", {percent(run.data.generated_fraction)} of each batch generated" if generated else ""
+    say(f"steps: {mixture(run, splits).steps_per_epoch} an epoch, {total_steps(run, splits)} in all{mixed}")
     say(f"runs {preview(run.scaling)}")
     say(f"directory: {where_of(run)}")
 
 
 def total_steps(run: TrainingRun, splits: DataSplits) -> int:
-    return len(splits.train) // run.schedule.batch_size * run.schedule.epochs
+    return mixture(run, splits).steps_per_epoch * run.schedule.epochs
 
 
 def execute(run: TrainingRun, splits: DataSplits, title: str) -> None:

@@ -8,7 +8,14 @@ from afa_dist.config.diffusion import DiffusionRun, EdmConfig, UNetConfig
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
 from afa_dist.config.generating import SampleRun
-from afa_dist.config.method import AverageConfig, AwpConfig, EmaConfig, MethodConfig
+from afa_dist.config.method import (
+    AverageConfig,
+    AwpConfig,
+    EmaConfig,
+    GeneratedConfig,
+    GeneratedLabelsConfig,
+    MethodConfig,
+)
 from afa_dist.config.runs import EvaluateRun, PipelineRun, ShardedRun
 from afa_dist.config.scaling import ScalingConfig
 from afa_dist.config.sections import (
@@ -43,6 +50,8 @@ __all__ = [
     "EvaluateRun",
     "ExportRun",
     "FinetuneRun",
+    "GeneratedConfig",
+    "GeneratedLabelsConfig",
     "HeldOutConfig",
     "MethodConfig",
     "ModelConfig",

@@ -59,3 +59,5 @@ class DiffusionRun(TrainingRun):
         if self.data.crop_padding:
             what = f"{self.data.crop_padding} is not allowed here: the model would learn to draw the black borders; use 0"
             yield Problem("data.crop_padding", what)
+        if self.data.generated is not None:
+            yield Problem("data.generated", f"{self.data.generated}: a model learns from real images alone; leave it out")

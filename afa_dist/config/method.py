@@ -63,6 +63,22 @@ class EmaConfig(AverageConfig):
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
+class GeneratedConfig(Section):
+    """What generated images (data.generated) count for in the loss."""
+
+    weight: float = setting(1.0, "weight of a generated image in all losses; a real one has 1", gt=0)
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class GeneratedLabelsConfig(GeneratedConfig):
+    """And how far their labels are trusted."""
+
+    label_smoothing: float | None = setting(
+        None, "share of a generated image's label spread over all classes; none = label_smoothing", ge=0, le=0.9999
+    )
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
 class AwpConfig(Section):
     """Adversarial weight perturbation (Wu et al., 2004.05884): the gradient is taken where the weights are worst."""
 

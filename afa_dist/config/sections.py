@@ -37,6 +37,19 @@ class DataConfig(Section):
     )
     crop_padding: int = setting(0, "augmentation: random crop after padding by this many pixels; 0 = no crop", ge=0, le=64)
     flip: bool = setting(False, "augmentation: mirror half of the images left to right")
+    generated: str | None = setting(
+        None,
+        "generated images to mix into training: run directory of generate.py sample, or a folder with train*.parquet; "
+        "none = real ones alone",
+    )
+    generated_fraction: float = setting(
+        0.7,
+        "share of generated images in every batch (2302.04638: 0.7); an epoch is one pass over the real ones, so it has "
+        "1 / (1 - share) times as many images",
+        gt=0,
+        le=1,
+    )
+    generated_limit: int = setting(0, "use only the first so many generated images; 0 = all", ge=0)
 
     def problems(self) -> Iterator[Problem]:
         if self.name == "digits" and self.path is not None:

@@ -17,7 +17,14 @@ from afa_dist.config.attack import (
 )
 from afa_dist.config.base import BaseRun
 from afa_dist.config.fields import section, setting
-from afa_dist.config.method import AverageConfig, AwpConfig, EmaConfig, MethodConfig
+from afa_dist.config.method import (
+    AverageConfig,
+    AwpConfig,
+    EmaConfig,
+    GeneratedConfig,
+    GeneratedLabelsConfig,
+    MethodConfig,
+)
 from afa_dist.config.scaling import batch_problems
 from afa_dist.config.sections import (
     CheckpointConfig,
@@ -68,6 +75,7 @@ class RobustRun(TrainingRun):
     optimiser: OptimiserConfig = section(OptimiserConfig, "SGD settings")
     ema: EmaConfig = section(EmaConfig, "averaged weights")
     awp: AwpConfig = section(AwpConfig, "adversarial weight perturbation")
+    generated: GeneratedConfig = section(GeneratedConfig, "what generated images count for (data.generated)")
     validation: ValidationConfig = section(ValidationConfig, "the attack that chooses checkpoints")
 
     def problems(self) -> Iterator[Problem]:
@@ -117,6 +125,7 @@ class FinetuneRun(RobustRun):
         0.0, "share of each label spread over all classes in the cross-entropy", ge=0, le=0.9999
     )
     method: MethodConfig = section(MethodConfig, "the AFA loss (afa_weight > 0)")
+    generated: GeneratedLabelsConfig = section(GeneratedLabelsConfig, "what generated images count for (data.generated)")
     attack: ClassifierAttackConfig = section(ClassifierAttackConfig, "the attack inside a fine-tuning step")
 
     @property

@@ -14,6 +14,7 @@ import torch
 from afa_dist.config import DataConfig
 from afa_dist.data.digits_file import digits
 from afa_dist.data.folders import load_tiny_imagenet, load_tree
+from afa_dist.data.generated import load_generated
 from afa_dist.data.image_set import ImageSet, choose_evenly, choose_rows, hold_out
 from afa_dist.data.parquet import load_parquet
 from afa_dist.data.torchvision_files import load_cifar, load_svhn
@@ -25,14 +26,26 @@ DIGITS_TEST = 360
 
 @dataclasses.dataclass(frozen=True)
 class DataSplits:
-    """train: what weights are fitted to. held_out: training images that choose checkpoints. test: for evaluation."""
+    """train: what weights are fitted to. held_out: training images that choose checkpoints. test: for evaluation.
+    generated: images of a model to mix into training, or None."""
 
     train: ImageSet
     held_out: ImageSet
     test: ImageSet
+    generated: ImageSet | None = None
+
+    def parts(self) -> dict[str, ImageSet]:
+        """All there are, by name."""
+        return {field.name: part for field in dataclasses.fields(self) if (part := getattr(self, field.name)) is not None}
 
     def fingerprint(self) -> str:
-        """SHA-256 over all three parts."""
+        """SHA-256 over all parts."""
+        if self.generated is None:
+            return self.real_fingerprint()
+        return hashlib.sha256(f"{self.real_fingerprint()}{self.generated.fingerprint()}".encode()).hexdigest()
+
+    def real_fingerprint(self) -> str:
+        """SHA-256 over the real images."""
         parts = [part.fingerprint() for part in (self.train, self.held_out, self.test)]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -65,13 +78,14 @@ def load_splits(config: DataConfig) -> DataSplits:
         what = f"{config.held_out} leaves none of the {len(train)} training images to train on; hold out fewer (0 = none)"
         raise UserError.one("data.held_out", what)
     fitted, held_out = hold_out(train, config.held_out)
-    return DataSplits(fitted, held_out, test)
+    generated = load_generated(config, fitted) if config.generated is not None else None
+    return DataSplits(fitted, held_out, test, generated)
 
 
 def load_part(config: DataConfig, part: Literal["test", "held_out"]) -> ImageSet:
     """Load the test images alone, or the training images that are held out."""
     if part == "held_out":
-        return load_splits(config).held_out
+        return load_splits(dataclasses.replace(config, generated=None)).held_out
     return _SOURCES[config.name](config, "test", config.test_limit)
 
 

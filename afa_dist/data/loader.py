@@ -16,7 +16,8 @@ import torch
 from afa_dist.data.ahead import Ahead
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.image_set import ImageSet
-from afa_dist.distributed.randomness import SlicedRandom, derive_seed
+from afa_dist.data.mixing import Mixture
+from afa_dist.distributed.randomness import SlicedRandom
 from afa_dist.distributed.world import World
 
 
@@ -25,13 +26,15 @@ class Batch(NamedTuple):
 
     images_BCHW: augmented pixels in [0, 1], on the worker's device. labels_G: classes of all of the global batch, which
     every worker knows without asking. start: position of its first image in the global batch. second_BCHW: the same
-    images augmented by another draw, where two views are wanted.
+    images augmented by another draw, where two views are wanted. generated_G: which images of the global batch a model has
+    drawn, where such are mixed in.
     """
 
     images_BCHW: torch.Tensor
     labels_G: torch.Tensor
     start: int
     second_BCHW: torch.Tensor | None = None
+    generated_G: torch.Tensor | None = None
 
     @property
     def labels_B(self) -> torch.Tensor:
@@ -49,6 +52,8 @@ class Loader:
 
     batch_size is global. An epoch drops the images that do not fill a batch; the next one shuffles anew. Where images lie
     elsewhere than on the worker's device (see `placed`), those of the next step are fetched while one is made.
+
+    generated, share: images of a model, and how much of each batch they make; see `Mixture`.
     """
 
     data: ImageSet
@@ -58,48 +63,77 @@ class Loader:
     world: World
     dtype: torch.dtype = torch.float32
     two_views: bool = False
+    generated: ImageSet | None = None
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.batch_size % self.world.size == 0
 
-    @property
+    @functools.cached_property
+    def mixture(self) -> Mixture:
+        generated = 0 if self.generated is None else len(self.generated)
+        return Mixture.of(len(self.data), generated, self.batch_size, self.share)
+
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
-        return len(self.data) // self.batch_size
+        return self.mixture.steps_per_epoch
 
     def indices(self, step: int) -> np.ndarray:
-        """Positions in `data` of the global batch of `step`, in order; the same on every worker."""
-        epoch, offset = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, len(self.data))
-        return order[offset * self.batch_size : (offset + 1) * self.batch_size]
+        """Positions in `data` of the global batch of `step`, in order, of generated images -1 - position; the same on every
+        worker."""
+        return self.mixture.rows(self.seed, step)
 
     def batch(self, step: int) -> Batch:
         """This worker's slice of the global batch of `step`, augmented."""
         share = self.batch_size // self.world.size
         start = self.world.rank * share
         device = self.world.device
-        bytes_BCHW, labels_G = self._fetch(step)
+        bytes_BCHW, labels_G, generated_G = self._fetch(step)
         images = bytes_BCHW.to(device, non_blocking=True).to(self.dtype) / 255
         views = [
             self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
             for name in (("augment", "augment again") if self.two_views else ("augment",))
         ]
-        return Batch(views[0], labels_G.to(device, non_blocking=True), start, views[1] if self.two_views else None)
+        second = views[1] if self.two_views else None
+        mixed = generated_G.to(device, non_blocking=True) if self.generated is not None else None
+        return Batch(views[0], labels_G.to(device, non_blocking=True), start, second, mixed)
 
     @functools.cached_property
-    def _fetch(self) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
-        near = self.data.images_NCHW.device.type == self.world.device.type
+    def _fetch(self) -> Callable[[int], tuple[torch.Tensor, ...]]:
+        sets = [self.data] if self.generated is None else [self.data, self.generated]
+        near = all(part.images_NCHW.device.type == self.world.device.type for part in sets)
         return self._rows if near else Ahead(self._rows)
 
-    def _rows(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This worker's images of `step` as bytes and all labels, from where the data lie."""
+    def _rows(self, step: int) -> tuple[torch.Tensor, ...]:
+        """This worker's images of `step` as bytes, and of the whole batch labels and which are generated, from where the
+        data lie."""
         share = self.batch_size // self.world.size
-        index_G = torch.from_numpy(self.indices(step)).to(self.data.images_NCHW.device, non_blocking=True)
-        own_B = index_G[self.world.rank * share : (self.world.rank + 1) * share]
-        images_BCHW, labels_G = self.data.images_NCHW[own_B], self.data.labels_N[index_G]
-        if self.world.device.type == "cuda" and images_BCHW.device.type == "cpu":
+        own = slice(self.world.rank * share, (self.world.rank + 1) * share)
+        rows_G = torch.from_numpy(self.indices(step))
+        images_BCHW, labels_G = _taken(self.data, self.generated, rows_G, own)
+        found = images_BCHW, labels_G, rows_G < 0
+        if self.world.device.type == "cuda":
             # From pinned memory alone does a copy to the GPU not wait for the host.
-            return images_BCHW.pin_memory(), labels_G.pin_memory()
-        return images_BCHW, labels_G
+            return tuple(part.pin_memory() if part.device.type == "cpu" else part for part in found)
+        return found
+
+
+def _taken(
+    data: ImageSet, generated: ImageSet | None, rows_G: torch.Tensor, own: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of the part `own` of `rows_G`, and labels of all of them; negative rows are of generated images."""
+    device = data.images_NCHW.device
+    if generated is None:
+        index_G = rows_G.to(device, non_blocking=True)
+        return data.images_NCHW[index_G[own]], data.labels_N[index_G]
+    images_BCHW = torch.empty(len(rows_G[own]), *data.shape, dtype=data.images_NCHW.dtype, device=device)
+    labels_G = torch.empty(len(rows_G), dtype=torch.int64, device=device)
+    for part, chosen_G, index_G in ((data, rows_G >= 0, rows_G), (generated, rows_G < 0, -1 - rows_G)):
+        home = part.images_NCHW.device
+        own_B = index_G[own][chosen_G[own]].to(home)
+        images_BCHW[chosen_G[own].to(device)] = part.images_NCHW[own_B].to(device)
+        labels_G[chosen_G.to(device)] = part.labels_N[index_G[chosen_G].to(home)].to(device)
+    return images_BCHW, labels_G
 
 
 DEVICE_SHARE = 0.2
@@ -112,8 +146,3 @@ def placed(data: ImageSet, device: torch.device) -> ImageSet:
         return data
     free, _ = torch.cuda.mem_get_info(device)
     return data.to(device) if data.images_NCHW.nbytes < DEVICE_SHARE * free else data
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(derive_seed("order", seed, epoch))).permutation(images)

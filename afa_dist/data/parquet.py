@@ -49,8 +49,8 @@ def split_files(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def load_parquet(folder: Path, split: str, limit: int = 0, image_size: int = 0) -> ImageSet:
-    """Read and decode one split, or `limit` images of it chosen evenly by class.
+def load_parquet(folder: Path, split: str, limit: int = 0, image_size: int = 0, *, evenly: bool = True) -> ImageSet:
+    """Read and decode one split, or `limit` images of it: chosen evenly by class, or the first ones.
 
     Raises:
         UserError: no such file, a file that is not readable Parquet, columns missing, labels out of range, a class
@@ -61,10 +61,12 @@ def load_parquet(folder: Path, split: str, limit: int = 0, image_size: int = 0) 
     if not files:
         raise UserError.one(str(folder), f"holds no {split}*.parquet (looked in it, in data/ and in {split}/)")
     table = _read(files)
-    problems = list(_label_problems(table, training=split == "train"))
+    problems = list(_label_problems(table, training=split == "train" and evenly))
     if problems:
         raise UserError(problems)
-    rows = choose_rows(table.labels_N, limit)
+    rows = (
+        choose_rows(table.labels_N, limit) if evenly else np.arange(min(limit or len(table.labels_N), len(table.labels_N)))
+    )
     images = _decode(table, rows, image_size)
     return ImageSet(images, torch.from_numpy(table.labels_N[rows]), table.classes)
 

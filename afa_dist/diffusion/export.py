@@ -32,7 +32,7 @@ def save_pipeline(
         aside / TRAINED_ON,
         {
             "data": to_mapping(run.data),
-            "data_fingerprint": splits.fingerprint(),
+            "fingerprint": splits.real_fingerprint(),
             "images": len(splits.train),
             "classes": list(splits.train.classes),
             "seed": run.seed,

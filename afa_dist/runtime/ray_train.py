@@ -67,7 +67,7 @@ def fit(
         "run": absolute(run),
         "directory": str(directory.path),
         "start": start,
-        "images": share({"train": splits.train, "held_out": splits.held_out, "test": splits.test}),
+        "images": share(splits.parts()),
         "fingerprint": directory.last_start()["data_fingerprint"],
     }
     board = Board(start)

@@ -56,7 +56,7 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
             complete(run, directory)
             return recorded
         whole = dataclasses.replace(run, shard="", merge=False, time_limit=0.0)
-        directory.create(whole, provenance(run.seed, str(prepared.source.trained_on.get("data_fingerprint", ""))))
+        directory.create(whole, provenance(run.seed, str(prepared.source.trained_on.get("fingerprint", ""))))
         (directory.path / "candidates").mkdir(exist_ok=True)
         directory.write_json(IDENTITY, facts)
         work = Work(run, prepared, directory, facts)

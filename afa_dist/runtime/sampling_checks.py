@@ -114,6 +114,7 @@ def facts_of(run: SampleRun, prepared: PreparedSampling) -> dict[str, Any]:
     return {
         "model_sha256": prepared.source.sha256,
         "scorer_sha256": prepared.scorer.sha256 if prepared.scorer is not None else None,
+        "trained_on": prepared.source.trained_on.get("fingerprint"),
         "classes": list(prepared.classes),
         **{name: getattr(run, name) for name in _OPTIONS},
         "precision": run.scaling.precision,

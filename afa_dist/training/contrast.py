@@ -17,6 +17,7 @@ from afa_dist.config import MethodConfig
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import gather, gather_detached
 from afa_dist.losses import NOBODY, afa_loss
+from afa_dist.training.weighing import weights_of
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 """Images (B, C, H, W) to unit-length embeddings (B, D)."""
@@ -40,21 +41,31 @@ class Contrast:
     method: MethodConfig
     classes: int
 
-    def loss(self, z_adv_BD: torch.Tensor, z_clean_BD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def loss(
+        self, z_adv_BD: torch.Tensor, z_clean_BD: torch.Tensor, batch: Batch, generated_weight: float = 1.0
+    ) -> torch.Tensor:
         """Mean loss of this worker's anchors, shape (): B of them, or 2B with clean anchors as well.
 
-        Keys are gathered from all workers, with exact gradients.
+        Keys are gathered from all workers, with exact gradients. Anchors of generated images count `generated_weight`
+        times; keys are keys, whatever they come from.
         """
         kinds, y = self.method.keys, batch.labels_B
         clean_GD = None if kinds == "adversarial" else gather(z_clean_BD)
         adversarial_GD = None if kinds == "clean" else gather(z_adv_BD)
         keys = self._assemble(batch, clean_GD, adversarial_GD)
-        if self.method.anchors == "adversarial":
-            return self._compare(z_adv_BD, y, keys, self_A=keys.adversarial_B, copy_A=keys.clean_B) / len(y)
-        itself = torch.cat([keys.adversarial_B, keys.clean_B])
-        other = torch.cat([keys.clean_B, keys.adversarial_B])
-        z_AD = torch.cat([z_adv_BD, z_clean_BD])
-        return self._compare(z_AD, y.repeat(2), keys, self_A=itself, copy_A=other) / len(z_AD)
+        z_AD, y_A, itself_A, other_A = z_adv_BD, y, keys.adversarial_B, keys.clean_B
+        if self.method.anchors == "both":
+            z_AD, y_A = torch.cat([z_adv_BD, z_clean_BD]), y.repeat(2)
+            itself_A, other_A = torch.cat([itself_A, other_A]), torch.cat([other_A, itself_A])
+        weight_B = weights_of(batch, generated_weight)
+        if weight_B is None:
+            return self._compare(z_AD, y_A, keys, self_A=itself_A, copy_A=other_A) / len(z_AD)
+        weight_A = (weight_B.repeat(len(z_AD) // len(weight_B)) * (len(weight_B) / len(z_AD))).to(z_AD.dtype)
+        parts = []
+        for weight in weight_A.unique():  # the sum over anchors is all that is there: one for each weight
+            own = weight_A == weight
+            parts.append(weight * self._compare(z_AD[own], y_A[own], keys, self_A=itself_A[own], copy_A=other_A[own]))
+        return torch.stack(parts).sum()
 
     def attack_needs_clean(self, *, clean_keys: bool) -> bool:
         """Whether an attack on the loss compares with clean images."""

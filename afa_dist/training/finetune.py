@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from afa_dist.attacks import Objective, attack_mode, cross_entropy, kl_to_clean
 from afa_dist.config import FinetuneRun
 from afa_dist.data.loader import Batch
-from afa_dist.losses import trades_loss
+from afa_dist.losses import smoothed_cross_entropy, trades_loss
 from afa_dist.models.networks import Classifier, JointForward, JointNet, JointOutput
 from afa_dist.training.clean_pass import CleanPass, same_in_attack
 from afa_dist.training.contrast import Contrast
 from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
+from afa_dist.training.weighing import mean, smoothing_of
 
 
 class FinetuneStep:
@@ -98,17 +98,18 @@ class FinetuneStep:
             out = self.clean.both(self.forward, x_adv_BCHW, batch.images_BCHW) if self.both else self.forward(x_adv_BCHW)
         adv_logits, clean_logits = logits_of(out).chunk(2) if self.both else (logits_of(out), logits_of(out))
 
-        smoothing = run.label_smoothing
+        smoothing = smoothing_of(batch, run.label_smoothing, run.generated.label_smoothing)
         if run.objective == "trades":
-            loss = trades_loss(clean_logits, adv_logits, y, beta=run.beta, label_smoothing=smoothing).mean()
+            loss_B = trades_loss(clean_logits, adv_logits, y, beta=run.beta, label_smoothing=smoothing)
         else:
-            loss = F.cross_entropy(adv_logits, y, label_smoothing=smoothing)
+            loss_B = smoothed_cross_entropy(adv_logits, y, smoothing)
+        loss = mean(loss_B, batch, run.generated.weight)
 
         n = y.shape[0]
         sums = {}
         if run.afa_weight > 0:
             z_adv, z_clean = out.embeddings_BD.chunk(2)
-            afa = self.contrast.loss(z_adv, z_clean, batch)
+            afa = self.contrast.loss(z_adv, z_clean, batch, run.generated.weight)
             loss = loss + run.afa_weight * afa
             sums["afa_loss"] = (afa.detach() * n, n)
         if run.objective != "ce":

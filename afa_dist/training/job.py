@@ -115,7 +115,8 @@ def finish(run: TrainingRun, splits: DataSplits, directory: RunDirectory, result
         checkpoint = directory.checkpoints.best()
         assert checkpoint is not None
         _export(run, splits, directory, checkpoint)
-    directory.write_json("summary.json", {**result, "data_fingerprint": splits.fingerprint()})
+    fingerprints = {"data_fingerprint": splits.fingerprint(), "real_fingerprint": splits.real_fingerprint()}
+    directory.write_json("summary.json", {**result, **fingerprints})
 
 
 def _export(run: TrainingRun, splits: DataSplits, directory: RunDirectory, checkpoint: Checkpoint) -> None:

@@ -61,7 +61,15 @@ class Trainer(ABC):
         augmentation = Augmentation(run.data.crop_padding, run.data.flip)
         dtype = next(step.net.parameters()).dtype
         self.loader = Loader(
-            placed(splits.train, world.device), run.schedule.batch_size, run.seed, augmentation, world, dtype, two_views
+            placed(splits.train, world.device),
+            run.schedule.batch_size,
+            run.seed,
+            augmentation,
+            world,
+            dtype,
+            two_views,
+            placed(splits.generated, world.device) if splits.generated is not None else None,
+            run.data.generated_fraction,
         )
         self.schedule = Schedule(run.schedule, run.optimiser.lr, self.loader.steps_per_epoch)
         self.named = [(name, p) for name, p in step.net.named_parameters() if p.requires_grad]
@@ -183,7 +191,7 @@ class Trainer(ABC):
             "seed": self.config.seed,
             **self.notes(index),
             "workers": self.world.size,
-            "images (rows of the training part)": self.loader.indices(index).tolist(),
+            "images (rows of the training part; -1 - row of the generated images)": self.loader.indices(index).tolist(),
             "checkpoints": self.directory.checkpoints.steps(),
         }
         self.not_finite.answer(Incident(index, loss.detach(), gradient_norm, notes))

@@ -9,6 +9,8 @@ from afa_dist.address import is_address
 from afa_dist.config import BaseRun, FinetuneRun, RobustRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.data.catalogue import DataSplits
+from afa_dist.data.generated import warn_of_other_parts
+from afa_dist.data.mixing import Mixture
 from afa_dist.errors import Problem, TrainingError, UserError
 from afa_dist.models.build import build_encoder
 from afa_dist.training.checkpoint import DamagedCheckpoint
@@ -21,12 +23,20 @@ from afa_dist.training.run_dir import RunDirectory
 def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     """Mistakes of a training run that show beside its data."""
     batch, images = run.schedule.batch_size, len(splits.train)
-    if batch > images:
+    if mixture(run, splits).steps_per_epoch == 0:
         yield Problem("schedule.batch_size", f"{batch} is more than the {images} training images; use at most {images}")
+    if run.data.generated is not None:
+        warn_of_other_parts(run.data, splits.real_fingerprint())
     if run.validation.patience and not len(splits.held_out):
         yield Problem("validation.patience", "needs held-out images to stop by; set data.held_out, or patience 0")
     if not is_address(run.runs_dir):  # see `own_problems`
         yield from RunDirectory.of(run).data_problems(splits.fingerprint())
+
+
+def mixture(run: TrainingRun, splits: DataSplits) -> Mixture:
+    """What an epoch of `run` consists of."""
+    generated = len(splits.generated) if splits.generated is not None else 0
+    return Mixture.of(len(splits.train), generated, run.schedule.batch_size, run.data.generated_fraction)
 
 
 def own_problems(run: BaseRun) -> Iterator[Problem]:
@@ -108,7 +118,8 @@ def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     if is_weights_file(run.init):
         return
     _warn_of_other_layer(run)
-    if pretraining_directory(run.init).read_json("summary.json")["data_fingerprint"] != splits.fingerprint():
+    summary = pretraining_directory(run.init).read_json("summary.json")
+    if summary.get("real_fingerprint", summary["data_fingerprint"]) != splits.real_fingerprint():
         warnings.warn(
             f"{run.init} was pre-trained on other images than these: if it saw the held-out ones, the choice of the best "
             "checkpoint is too optimistic (test accuracies are not affected)",

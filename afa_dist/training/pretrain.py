@@ -18,6 +18,7 @@ from afa_dist.models.networks import ContrastiveNet, Embedded
 from afa_dist.training.clean_pass import CleanPass, same_in_attack
 from afa_dist.training.contrast import Contrast
 from afa_dist.training.step import StepOutput, autocast, correct, find_adversarial
+from afa_dist.training.weighing import mean
 
 
 class PretrainStep:
@@ -87,8 +88,9 @@ class PretrainStep:
             out = self.forward(x_adv_BCHW) if same else self.clean.both(self.forward, x_adv_BCHW, batch.other_view)
         z_adv, z_clean = out.embeddings_BD[:n], out.embeddings_BD[-n:]
         adv_logits, clean_logits = out.probe_logits_BK[:n], out.probe_logits_BK[-n:]
-        loss = self.contrast.loss(z_adv, z_clean, batch)
-        probe_loss = F.cross_entropy(adv_logits, y)
+        weight = self.run.generated.weight
+        loss = self.contrast.loss(z_adv, z_clean, batch, weight)
+        probe_loss = mean(F.cross_entropy(adv_logits, y, reduction="none"), batch, weight)
         sums = {
             "loss": (loss.detach() * n, n),
             "probe_robust_acc": (correct(adv_logits, y), n),

@@ -1,6 +1,7 @@
 """Real gloo processes, each with a different part of the batch, against one process with all of it."""
 
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from afa_dist.config import (
     ContrastiveAttackConfig,
     DiffusionRun,
     FinetuneRun,
+    GeneratedConfig,
+    GeneratedLabelsConfig,
     MethodConfig,
     ModelConfig,
     PretrainRun,
@@ -68,6 +71,16 @@ CASES = {
         attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
         awp=AwpConfig(gamma=0.01),
     ),
+    "generated images count less": FinetuneRun(
+        mode="full",
+        objective="trades",
+        afa_weight=0.5,
+        label_smoothing=0.1,
+        model=ModelConfig(width=8, norm="group", projection_dim=16),
+        attack=ClassifierAttackConfig(eps=0.1, steps=2, step_size=0.05),
+        generated=GeneratedLabelsConfig(weight=0.3, label_smoothing=0.3),
+    ),
+    "generated images count more": dataclasses.replace(pretrain(anchors="both"), generated=GeneratedConfig(weight=2)),
     "diffusion": DiffusionRun(network=UNetConfig(channels=8, multipliers=(1, 2), layers=1, attention=(4,), dropout=0.2)),
 }
 
@@ -113,7 +126,8 @@ def three_steps(run, world):
         share = GLOBAL_BATCH // world.size
         part = slice(world.rank * share, (world.rank + 1) * share)
         step.train_mode()
-        batch = Batch(x[part], y, part.start)
+        generated_G = torch.arange(GLOBAL_BATCH) < 20  # some workers have none
+        batch = Batch(x[part], y, part.start, generated_G=generated_G)
         loss = gradient(run, step, batch, index, optimiser).detach().clone()
         out[f"loss{index}"] = world.sum_(loss) / world.size
         if index == 0:

@@ -1,0 +1,76 @@
+"""Generated images to mix into training: those of generate.py sample, or any Parquet files like them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from afa_dist.config import DataConfig
+from afa_dist.data.image_set import ImageSet
+from afa_dist.data.parquet import load_parquet
+from afa_dist.errors import UserError
+
+DATASET = "dataset.json"
+"""What is recorded beside the files of a set."""
+
+
+def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
+    """The images that `config.generated` names, which fit beside the real ones.
+
+    Raises:
+        UserError: files missing or damaged, a set that is not finished, or images of another size or of other classes.
+    """
+    assert config.generated is not None
+    folder = Path(config.generated).expanduser()
+    if not folder.is_dir():
+        raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
+    if (folder / "config.yaml").exists() and not (folder / "data" / DATASET).exists():
+        raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py sample first")
+    found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
+    if found.shape != train.shape:
+        sizes = [" x ".join(map(str, part.shape)) for part in (found, train)]
+        hint = "; set data.image_size, and all are brought to one size" if found.shape[0] == train.shape[0] else ""
+        raise UserError.one(
+            "data.generated", f"{folder} has images of {sizes[0]} pixels, the real ones have {sizes[1]}{hint}"
+        )
+    if found.classes != train.classes:
+        _check_classes(folder, found, train)
+    return ImageSet(found.images_NCHW, found.labels_N, train.classes)
+
+
+def _check_classes(folder: Path, found: ImageSet, train: ImageSet) -> None:
+    """Files may name no classes: then their labels count, which must be among those of the real images."""
+    numbered = found.classes == tuple(str(number) for number in range(len(found.classes)))
+    if numbered and len(found.classes) <= len(train.classes):
+        return
+    if len(found.classes) != len(train.classes):
+        what = f"{folder} has {len(found.classes)} classes, the real images have {len(train.classes)}"
+        raise UserError.one("data.generated", what)
+    ours, theirs = next(pair for pair in zip(found.classes, train.classes, strict=True) if pair[0] != pair[1])
+    raise UserError.one("data.generated", f"class {ours!r} of {folder} is {theirs!r} among the real images")
+
+
+def record_of(generated: str) -> dict[str, Any]:
+    """What is recorded of a set; empty for files that others made."""
+    for folder in (Path(generated).expanduser() / "data", Path(generated).expanduser()):
+        try:
+            found = json.loads((folder / DATASET).read_text())
+        except (OSError, ValueError):
+            continue
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def warn_of_other_parts(config: DataConfig, real_fingerprint: str) -> None:
+    """Say so if the model that drew the images may have seen the held-out or test images of this run."""
+    assert config.generated is not None
+    trained_on = record_of(config.generated).get("made_by", {}).get("trained_on")
+    if trained_on and trained_on != real_fingerprint:
+        warnings.warn(
+            f"{config.generated} was drawn from a model that was trained on other images than these: if it saw those that "
+            "are held out here, the choice of the best checkpoint is too optimistic, and if it saw the test images, so is "
+            "every accuracy",
+            stacklevel=2,
+        )
