@@ -15,14 +15,15 @@ import torch
 from afa_dist.config import SampleRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.decode import Encoded, decode_images
+from afa_dist.data.generated import DATASET
 from afa_dist.data.image_set import ImageSet
+from afa_dist.data.writing import file_name
 from afa_dist.diffusion.nearest import closeness
 from afa_dist.diffusion.selection import chosen
 from afa_dist.diffusion.shards import read_shard, write_shard
 from afa_dist.diffusion.sheet import COLUMNS, contact_sheet
 from afa_dist.files import sha256, write_aside, write_json
 
-DATASET = "dataset.json"
 DATA = "data"
 SHEET = "samples.png"
 
@@ -128,7 +129,7 @@ class Finish:
     def _target(self, number: int, count: int) -> Path:
         folder = self.folder / DATA
         folder.mkdir(exist_ok=True)
-        return folder / f"train-{number:05d}-of-{count:05d}.parquet"
+        return folder / file_name(number, count)
 
     def _first_of_each(self, rows: np.ndarray, labels_N: np.ndarray) -> torch.Tensor:
         """The first images of each class (N, C, H, W), class after class."""

@@ -6,24 +6,21 @@ Legend: B images drawn at once, C channels, H height, W width.
 from __future__ import annotations
 
 import inspect
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import nn
 
 from afa_dist.config import SampleRun
+from afa_dist.data.writing import IMAGE, png
 from afa_dist.distributed import derive_seed
 from afa_dist.errors import Problem, UserError
 from afa_dist.evaluation.executor import Calls
 from afa_dist.training.execution import compiles, uses_bf16
 from afa_dist.training.step import autocast
-
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SCHEMA = pa.schema(
     [
@@ -132,10 +129,3 @@ def denoiser_of(pipeline: Any) -> nn.Module:
     """The network that a pipeline calls in every step."""
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     return next((parts[name] for name in ("unet", "transformer") if name in parts), next(iter(parts.values())))
-
-
-def png(image_HWC: np.ndarray) -> bytes:
-    """An image (H, W, 1 or 3) as PNG."""
-    file = io.BytesIO()
-    Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(file, "PNG", compress_level=1)
-    return file.getvalue()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afa_dist.files import write_aside
+from afa_dist.data.writing import write_rows
 
 IDENTITY = b"afa_dist"
 
@@ -24,11 +22,8 @@ class ForeignShard(ValueError):
 
 
 def write_shard(path: Path, table: pa.Table, classes: Sequence[str], identity: str) -> None:
-    """Write rows as a file in the Hugging Face image layout, with checksums on all pages."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {b"huggingface": json.dumps(_features(table.schema, classes)).encode(), IDENTITY: identity.encode()}
-    whole = table.replace_schema_metadata(metadata)
-    write_aside(path, lambda aside: pq.write_table(whole, aside, write_page_checksum=True, compression="zstd"))
+    """Write rows of the set `identity`."""
+    write_rows(path, table, classes, {IDENTITY: identity.encode()})
 
 
 def read_shard(path: Path, identity: str, rows: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -51,17 +46,3 @@ def read_shard(path: Path, identity: str, rows: int | None = None, columns: Sequ
         raise
     except (pa.ArrowException, OSError) as error:
         raise DamagedShard(f"{path} is damaged: {(str(error).splitlines() or ['unreadable'])[0]}") from error
-
-
-def _features(schema: pa.Schema, classes: Sequence[str]) -> Mapping[str, Any]:
-    """What the packages of Hugging Face read: an image, class labels with names, numbers."""
-    label = {"names": list(classes), "_type": "ClassLabel"}
-    features: dict[str, Any] = {}
-    for field in schema:
-        if field.name == "image":
-            features[field.name] = {"_type": "Image"}
-        elif field.name in ("label", "intended", "predicted"):
-            features[field.name] = label
-        else:
-            features[field.name] = {"dtype": str(field.type).replace("double", "float64"), "_type": "Value"}
-    return {"info": {"features": features}}

@@ -1,0 +1,122 @@
+"""Published sets of generated images, .npz with `image` and `label`, read in portions and without unpickling anything.
+
+Legend: N images, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from afa_dist.errors import Problem, UserError
+
+IMAGES, LABELS = "image", "label"
+
+CHANNELS = (1, 3)
+
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What reading a damaged file may raise."""
+
+
+class NpzImages:
+    """The images of one file, checked as far as can be without reading them.
+
+    labels_N: int64. shape: H, W, C.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises:
+        UserError: everything that is wrong with the file, by name.
+        """
+        self.path = path
+        with self._named_failures(), zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy") for name in archive.namelist()}
+            if missing := [name for name in (IMAGES, LABELS) if name not in members]:
+                there = ", ".join(sorted(members)) or "nothing"
+                what = f"has no {' and no '.join(missing)}; it holds {there}, and a set needs {IMAGES} and {LABELS}"
+                raise UserError.one(str(path), what)
+            headers = {}
+            for name in (IMAGES, LABELS):
+                with archive.open(f"{name}.npy") as file:
+                    headers[name] = _header(file)
+            problems = list(_problems(str(path), headers))
+            if problems:
+                raise UserError(problems)
+            with archive.open(f"{LABELS}.npy") as file:
+                _header(file)
+                shape, _, dtype = headers[LABELS]
+                self.labels_N = np.frombuffer(_exactly(file, shape[0] * dtype.itemsize), dtype).astype(np.int64)
+        self.count, *size = headers[IMAGES][0]
+        self.shape: tuple[int, ...] = tuple(size)
+
+    def portions(self, counts: Iterable[int]) -> Iterator[np.ndarray]:
+        """The images in order, so many at a time as `counts` says, which come to all there are; uint8 (n, H, W, C).
+
+        Raises:
+            UserError: the file is cut off or damaged.
+        """
+        bytes_each = int(np.prod(self.shape))
+        with self._named_failures(), zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as file:
+            _header(file)
+            for count in counts:
+                yield np.frombuffer(_exactly(file, count * bytes_each), np.uint8).reshape(count, *self.shape)
+            if file.read(1):  # zipfile compares the checksum when it has come to the end
+                raise ValueError(f"{IMAGES} is longer than its header says")
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except FileNotFoundError as error:
+            raise UserError.one(str(self.path), "does not exist") from error
+        except UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError.one(str(self.path), f"is not a whole .npz file ({reason}); fetch it again") from error
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of an array, whose data come next in `file`."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _problems(path: str, headers: dict[str, tuple[tuple[int, ...], bool, np.dtype[Any]]]) -> Iterator[Problem]:
+    shape, by_columns, dtype = headers[IMAGES]
+    shown = " x ".join(map(str, shape))
+    if dtype != np.uint8:
+        yield Problem(path, f"{IMAGES} is {_type_words(dtype)}, not uint8 (0 to 255)")
+    if len(shape) != 4 or shape[-1] not in CHANNELS:
+        order = "; it seems to be images x channels x height x width" if len(shape) == 4 and shape[1] in CHANNELS else ""
+        yield Problem(path, f"{IMAGES} is {shown or 'one number'}, not images x height x width x channels (1 or 3){order}")
+    elif not all(shape):
+        yield Problem(path, f"{IMAGES} is {shown}, which holds no pixels")
+    if by_columns:
+        yield Problem(path, f"{IMAGES} is stored column by column (Fortran order); save it with numpy.ascontiguousarray")
+    other, _, dtype = headers[LABELS]
+    if dtype.kind not in "iu":
+        yield Problem(path, f"{LABELS} is {_type_words(dtype)}, not whole numbers")
+    if len(other) != 1:
+        yield Problem(path, f"{LABELS} is {' x '.join(map(str, other)) or 'one number'}, not one number an image")
+    elif shape and other[0] != shape[0]:
+        yield Problem(path, f"has {shape[0]} images and {other[0]} labels")
+
+
+def _type_words(dtype: np.dtype[Any]) -> str:
+    return "an array of pickled objects, which are never loaded" if dtype.hasobject else str(dtype)
+
+
+def _exactly(file: IO[bytes], count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError("it ends too early")
+    return data
