@@ -136,3 +136,20 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def diffusion_model(digits, tmp_path_factory):
+    """The folder of a pipeline that knows the digits' classes, with weights as they were drawn: its images are noise, and
+    the same noise every time."""
+    from afa_dist.config import DiffusionRun, UNetConfig
+    from afa_dist.diffusion.denoiser import build_denoiser
+    from afa_dist.diffusion.export import save_pipeline
+    from afa_dist.training.job import data_shape
+
+    torch.manual_seed(0)
+    run = DiffusionRun(network=UNetConfig(channels=8, multipliers=(1, 2), layers=1, attention=(), head_channels=8))
+    net = build_denoiser(run.network, run.edm, data_shape(digits))
+    folder = tmp_path_factory.mktemp("diffusion") / "model"
+    save_pipeline(folder, net.state_dict(), run, digits, data_shape(digits))
+    return folder

@@ -131,8 +131,11 @@ def _checked(script: str, arguments: Arguments, site: Mapping[str, Any], rest: S
     with collected(problems):
         job = resolve(script, rest, nodes, gpus)
     if request is not None:
-        if request.array and script not in ("evaluate", "pipeline"):
-            problems.append(Problem("array", f"is for evaluations, and pipelines with --chain; {script} is one job"))
+        if request.array and job is not None and script != "pipeline" and not job.in_shards:
+            what = " ".join([script, *job.words])
+            problems.append(
+                Problem("array", f"is for evaluate, generate sample, and pipelines with --chain; {what} is one job")
+            )
         if request.chain != (script == "pipeline") and (request.chain or request.array):
             problems.extend(_chain_problems(script, request))
     if problems or request is None or job is None:

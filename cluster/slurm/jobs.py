@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import yaml
 from afa_dist.address import below
 from afa_dist.cli import recipes
 from afa_dist.errors import Problem, UserError
+from afa_dist.files import write_json
 from cluster.slurm.store import place_of
 from cluster.snapshot import ROOT
 
@@ -26,10 +28,19 @@ ONE_BY_ONE = ("tune", "preflight")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One script of jobs/ with all its options resolved, so that a recipe may change while the job waits."""
+    """One script of jobs/ with all its options resolved, so that a recipe may change while the job waits.
+
+    words: what stands before its options, such as the command of generate.py.
+    """
 
     script: str
     config: Mapping[str, Any]
+    words: tuple[str, ...] = ()
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether it can be shared by the elements of an array."""
+        return "shard" in self.config
 
     @property
     def place(self) -> str:
@@ -51,7 +62,8 @@ def resolve(script: str, arguments: Sequence[str], nodes: int, gpus: int) -> Job
     """
     if nodes > 1 and not gpus and script not in ONE_BY_ONE and not _says_workers(arguments):
         arguments = [*arguments, "--scaling.workers", str(nodes)]
-    return Job(script, _asked(script, arguments))
+    count = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    return Job(script, _asked(script, arguments), tuple(arguments[:count]))
 
 
 def _says_workers(arguments: Sequence[str]) -> bool:
@@ -85,8 +97,15 @@ def _asked(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def write_config(job: Job, folder: Path, name: str) -> Path:
-    """Keep the options of `job` in `folder`, for the script to read."""
+def write_job(job: Job, folder: Path, name: str) -> Path:
+    """Keep `job` in `folder`; returns the file with its options, for the script to read."""
+    write_json(folder / f"{name}.job.json", {"script": job.script, "words": list(job.words)})
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(dict(job.config), sort_keys=False))
     return path
+
+
+def read_job(folder: Path, name: str) -> Job:
+    """What `write_job` kept."""
+    kept = json.loads((folder / f"{name}.job.json").read_text())
+    return Job(kept["script"], yaml.safe_load((folder / f"{name}.yaml").read_text()), tuple(kept["words"]))

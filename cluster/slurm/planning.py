@@ -28,9 +28,7 @@ def plan(script: str, job: Job, request: Request) -> list[Planned]:
     """The jobs that a submission comes to, in an order in which each stands behind those it waits for."""
     if script == "pipeline" and request.chain:
         return _chain(job, request)
-    if script == "evaluate" and request.array:
-        return [Planned("evaluate", job, array=request.array)]
-    return [Planned(script, job)]
+    return [Planned(script, job, array=request.array if job.in_shards else 0)]
 
 
 def _chain(job: Job, request: Request) -> list[Planned]:

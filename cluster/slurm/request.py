@@ -65,7 +65,9 @@ class Request(Section):
     nodelist: str = setting("", "nodes to be used")
     reservation: str = setting("", "reservation to be used")
     after: str = setting("", "job or jobs (with : between them) that must have ended well before")
-    array: int = setting(0, "evaluation only: so many elements of a job array, each with a share of the shards", ge=0)
+    array: int = setting(
+        0, "evaluate, generate sample: so many elements of a job array, each with a share of the shards", ge=0
+    )
     max_parallel: int = setting(32, "elements of an array at a time", ge=1)
     retries: int = setting(2, "times that elements of an array that failed are tried again, alone", ge=0)
     chain: bool = setting(False, "pipeline only: one job a stage, each waiting for those it builds on")

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from afa_dist.address import is_address
@@ -23,7 +22,7 @@ from cluster.slurm.attempts import Limits
 from cluster.slurm.batch import Executor, executor_of, prefix_of, python_of, ray_of
 from cluster.slurm.commands import ask, cleaned, most_elements
 from cluster.slurm.here import say
-from cluster.slurm.jobs import Job, write_config
+from cluster.slurm.jobs import Job, read_job, write_job
 from cluster.slurm.planning import Planned
 from cluster.slurm.request import Request
 from cluster.slurm.store import Store, Submission
@@ -58,7 +57,7 @@ class Submitter:
         waiting: dict[str, list[str]] = {}
         try:
             for one in planned:
-                config = write_config(one.job, self.folder, one.name)
+                config = write_job(one.job, self.folder, one.name)
                 numbers = [self.numbers[name] for name in one.after]
                 self._submit(one, config, depending([*filter(None, [self.request.after]), *numbers]))
                 waiting[self.numbers[one.name]] = numbers
@@ -154,7 +153,14 @@ class Submitter:
         if is_address(place):
             saved = (*prefix_of(request, self.folder, self.code), python, "-P", "-m", "cluster.slurm.saved", place)
         return Work(
-            command=(python, str(self.code / "jobs" / f"{one.job.script}.py"), "--config", str(config), *more),
+            command=(
+                python,
+                str(self.code / "jobs" / f"{one.job.script}.py"),
+                *one.job.words,
+                "--config",
+                str(config),
+                *more,
+            ),
             prefix=prefix_of(request, self.folder, self.code),
             ray=ray_of(request),
             cwd=str(Path.cwd()),
@@ -219,11 +225,6 @@ _NO_JOB = Job("", {})
 def depending(numbers: Sequence[str]) -> str:
     """A dependency on jobs that must have ended well, as Slurm writes it."""
     return "afterok:" + ":".join(numbers) if numbers else ""
-
-
-def read_job(folder: Path, name: str) -> Job:
-    """The evaluation called `name` of a submission."""
-    return Job("evaluate", yaml.safe_load((folder / f"{name}.yaml").read_text()))
 
 
 def read_request(folder: Path) -> tuple[str, dict[str, Any]]:

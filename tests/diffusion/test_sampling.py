@@ -47,12 +47,12 @@ def table_of(folder, name="run"):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model, tmp_path_factory):
+def undisturbed(diffusion_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return drawn(run_of(model, folder)), table_of(folder)
+    return drawn(run_of(diffusion_model, folder)), table_of(folder)
 
 
-def test_a_set_is_balanced_numbered_and_reads_as_training_images(undisturbed, model, digits):
+def test_a_set_is_balanced_numbered_and_reads_as_training_images(undisturbed, diffusion_model, digits):
     summary, table = undisturbed
     assert summary["per_class"] == [9] * 10
     assert table["index"].to_pylist() == list(range(COUNT))
@@ -63,8 +63,8 @@ def test_a_set_is_balanced_numbered_and_reads_as_training_images(undisturbed, mo
     assert summary["made_by"]["trained_on"] == digits.real_fingerprint()
 
 
-def test_shares_of_an_array_make_the_same_set(model, tmp_path, undisturbed):
-    run = run_of(model, tmp_path)
+def test_shares_of_an_array_make_the_same_set(diffusion_model, tmp_path, undisturbed):
+    run = run_of(diffusion_model, tmp_path)
     with pytest.raises(UserError, match="start with shard"):
         check(dataclasses.replace(run, merge=True))
     done = [drawn(dataclasses.replace(run, shard=f"{number}/2")) for number in (2, 1)]
@@ -77,8 +77,8 @@ def test_shares_of_an_array_make_the_same_set(model, tmp_path, undisturbed):
     assert summary == undisturbed[0] and table_of(tmp_path).equals(undisturbed[1])
 
 
-def test_damaged_shards_are_drawn_again_and_whole_ones_are_not(model, tmp_path, undisturbed):
-    run = run_of(model, tmp_path)
+def test_damaged_shards_are_drawn_again_and_whole_ones_are_not(diffusion_model, tmp_path, undisturbed):
+    run = run_of(diffusion_model, tmp_path)
     drawn(run)
     (tmp_path / "run/summary.json").unlink()
     files = sorted((tmp_path / "run/candidates").glob("*.parquet"))
@@ -94,10 +94,10 @@ def test_damaged_shards_are_drawn_again_and_whole_ones_are_not(model, tmp_path, 
     assert (tmp_path / "run/samples.png").exists()
 
 
-def test_a_job_that_is_killed_and_then_warned_goes_on(model, tmp_path):
+def test_a_job_that_is_killed_and_then_warned_goes_on(diffusion_model, tmp_path):
     """From the command line; finished shards stay as they are."""
     options = {"count": 6000, "shard_size": 300, "batch_size": 100, "steps": 3}
-    command = [sys.executable, ROOT / "jobs/generate.py", "sample", "--model", model, "--runs_dir", tmp_path]
+    command = [sys.executable, ROOT / "jobs/generate.py", "sample", "--model", diffusion_model, "--runs_dir", tmp_path]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command += ["--scaling.workers", "0", "--scaling.threads", "1", "--nearest", "0"]
     seen = {}
@@ -109,38 +109,40 @@ def test_a_job_that_is_killed_and_then_warned_goes_on(model, tmp_path):
         return now
 
     killed_and_warned(command, tmp_path, kept)
-    run = run_of(model, tmp_path / "whole", **options, data=None)
+    run = run_of(diffusion_model, tmp_path / "whole", **options, data=None)
     drawn(run)
     assert table_of(tmp_path).equals(table_of(tmp_path / "whole"))
 
 
-def test_a_time_limit_stops_between_batches(model, tmp_path):
-    run = run_of(model, tmp_path, time_limit=1e-9)
+def test_a_time_limit_stops_between_batches(diffusion_model, tmp_path):
+    run = run_of(diffusion_model, tmp_path, time_limit=1e-9)
     with pytest.raises(Stopped, match="time_limit"):
         drawn(run)
 
 
-def test_another_set_in_the_directory_is_refused_by_what_differs(model, tmp_path):
-    drawn(run_of(model, tmp_path))
+def test_another_set_in_the_directory_is_refused_by_what_differs(diffusion_model, tmp_path):
+    drawn(run_of(diffusion_model, tmp_path))
     for option, value in (("steps", 4), ("seed", 1), ("guidance", 2.0)):
         with pytest.raises(UserError, match=option):
-            check(run_of(model, tmp_path, **{option: value}))
+            check(run_of(diffusion_model, tmp_path, **{option: value}))
 
 
-def test_images_do_not_depend_on_those_they_are_drawn_with(model):
-    source = open_source(str(model))
-    sampler = Sampler(run_of(model, "."), source.pipeline, source.trained_on["classes"], None, "cpu")
+def test_images_do_not_depend_on_those_they_are_drawn_with(diffusion_model):
+    source = open_source(str(diffusion_model))
+    sampler = Sampler(run_of(diffusion_model, "."), source.pipeline, source.trained_on["classes"], None, "cpu")
     together, alone = sampler.draw(0, 12), sampler.draw(7, 8)
     one, other = (table["image"][place].as_py()["bytes"] for table, place in ((together, 7), (alone, 0)))
     assert np.abs(decoded(one).astype(int) - decoded(other).astype(int)).max() <= 1  # rounding of another batch size
     assert together["seed"][7] == alone["seed"][0]
 
 
-def test_the_best_of_each_class_are_kept_and_recorded(model, trained_run, tmp_path, digits):
+def test_the_best_of_each_class_are_kept_and_recorded(diffusion_model, trained_run, tmp_path, digits):
     """With a scorer, keep 0.25 and labels of the scorer or of the draw: against sorting by hand."""
     scorer = load_subject(str(trained_run.path)).net
     for labels in ("intended", "scorer"):
-        run = run_of(model, tmp_path, name=labels, count=20, keep=0.25, labels=labels, scorer=str(trained_run.path))
+        run = run_of(
+            diffusion_model, tmp_path, name=labels, count=20, keep=0.25, labels=labels, scorer=str(trained_run.path)
+        )
         summary = drawn(run)
         candidates = pa.concat_tables(
             [pq.read_table(path) for path in sorted((tmp_path / labels / "candidates").glob("*.parquet"))]
@@ -179,10 +181,10 @@ def test_how_many_are_drawn_and_how_ties_are_broken():
 
 
 @pytest.mark.ray
-def test_workers_of_ray_draw_the_same_set(model, trained_run, tmp_path, ray_cluster):
+def test_workers_of_ray_draw_the_same_set(diffusion_model, trained_run, tmp_path, ray_cluster):
     from afa_dist.runtime.cluster import session
 
-    run = run_of(model, tmp_path, count=40, scorer=str(trained_run.path), keep=0.5)
+    run = run_of(diffusion_model, tmp_path, count=40, scorer=str(trained_run.path), keep=0.5)
     here = drawn(dataclasses.replace(run, name="here"))
     there = dataclasses.replace(run, name="there", scaling=ScalingConfig(workers=2, device="cpu", threads=1))
     with session(there.scaling) as placement:

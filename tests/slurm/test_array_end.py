@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from afa_dist.config.fields import to_mapping
 from cluster.slurm import finish
 from cluster.slurm.here import placed
+from cluster.slurm.jobs import Job, write_job
 from cluster.slurm.request import ContainerConfig, Request
 from cluster.slurm.store import Store
 from cluster.slurm.submit import Submitter
@@ -30,7 +30,7 @@ def submission(tmp_path):
     request = Request(time="5", array=4, folder=str(store.path))
     values = {"place": str(tmp_path / "runs/e"), "request": to_mapping(request)}
     (folder / "request.json").write_text(json.dumps(values))
-    (folder / "evaluate.yaml").write_text(yaml.safe_dump({"runs_dir": str(tmp_path / "runs"), "name": "e"}))
+    write_job(Job("evaluate", {"runs_dir": str(tmp_path / "runs"), "name": "e"}), folder, "evaluate")
     (folder / "evaluate-1.state").write_text(json.dumps({"kind": "done", "code": 0}))
     return folder
 
