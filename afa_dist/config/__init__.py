@@ -8,6 +8,7 @@ from afa_dist.config.diffusion import DiffusionRun, EdmConfig, UNetConfig
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
 from afa_dist.config.generating import SampleRun
+from afa_dist.config.inspecting import InspectRun
 from afa_dist.config.method import (
     AverageConfig,
     AwpConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "GeneratedConfig",
     "GeneratedLabelsConfig",
     "HeldOutConfig",
+    "InspectRun",
     "MethodConfig",
     "ModelConfig",
     "OptimiserConfig",
