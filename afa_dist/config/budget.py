@@ -12,13 +12,14 @@ import dataclasses
 from typing import TypeVar
 
 from afa_dist.config.runs import PipelineRun
+from afa_dist.config.sections import DataConfig
 from afa_dist.config.training import FinetuneRun, PretrainRun, RobustRun
 
 R = TypeVar("R", bound=RobustRun)
 
 
 def passes_per_image(run: RobustRun) -> int:
-    """Forward passes that one training image costs in one epoch: those of the attack, then those of the loss."""
+    """Forward passes that one image costs when it is in a batch: those of the attack, then those of the loss."""
     attack = run.attack.gradient_steps
     if isinstance(run, PretrainRun):
         keys = run.method.keys if run.attack.keys == "as_loss" else "clean"
@@ -49,11 +50,18 @@ def with_budget(run: PipelineRun, passes: int, pretrain_share: float) -> Pipelin
     return dataclasses.replace(run, pretrain=pretrain, finetune=_with_epochs(run.finetune, rest))
 
 
+def images_of_epoch(data: DataConfig) -> float:
+    """Images in an epoch for each real one: with generated images mixed in they are more."""
+    mixed = data.generated is not None and data.generated_fraction < 1
+    return 1 / (1 - data.generated_fraction) if mixed else 1.0
+
+
 def total_passes(run: RobustRun) -> int:
-    """Forward passes an image costs over the whole run."""
-    return run.schedule.epochs * passes_per_image(run)
+    """Forward passes over the whole run, for each real training image: in these, runs with and without generated images are
+    compared at the same cost."""
+    return round(run.schedule.epochs * passes_per_image(run) * images_of_epoch(run.data))
 
 
 def _with_epochs(run: R, passes: float) -> R:
-    epochs = max(1, round(passes / passes_per_image(run)))
+    epochs = max(1, round(passes / (passes_per_image(run) * images_of_epoch(run.data))))
     return dataclasses.replace(run, schedule=dataclasses.replace(run.schedule, epochs=epochs))

@@ -13,7 +13,7 @@ from afa_dist.cli.arguments import parse
 from afa_dist.cli.grid import grid_of
 from afa_dist.cli.pipeline import stages_of
 from afa_dist.cli.specification import build
-from afa_dist.config import AblationConfig, AblationRun, FinetuneRun, PipelineRun
+from afa_dist.config import AblationConfig, AblationRun, DiffusionRun, FinetuneRun, PipelineRun
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
 from afa_dist.errors import UserError
@@ -23,7 +23,8 @@ from afa_dist.training.optimiser import build_optimiser
 
 ROOT = Path(__file__).parents[2] / "recipes"
 FILES = sorted(ROOT.glob("*.yaml"))
-SINGLE = [path for path in FILES if not path.name.startswith("ablation")]
+DIFFUSION = [path for path in FILES if path.stem.endswith("-edm")]
+SINGLE = [path for path in FILES if not path.name.startswith("ablation") and path not in DIFFUSION]
 GRIDS = [path for path in FILES if path.name.startswith("ablation")]
 SHAPES = {"digits": (1, 8, 10), "cifar100": (3, 32, 100)}
 """Channels, size and classes, where they are not those of CIFAR-10."""
@@ -51,7 +52,8 @@ def take_one_step(run, images=3):
     x = torch.rand(images, channels, size, size, generator=torch.Generator().manual_seed(0))
     batch = Batch(x, torch.arange(images) % 2, 0, x.flip(0))
     step.train_mode()
-    output = step.loss(batch, step.attack(batch, 0, run.attack.eps))
+    diffusion = isinstance(run, DiffusionRun)
+    output = step.loss(batch, 0) if diffusion else step.loss(batch, step.attack(batch, 0, run.attack.eps))
     output.loss.backward()
     assert torch.isfinite(output.loss)
     assert named[-1][1].grad.any()  # of the loss itself: weight decay alone would move the weights too
@@ -74,6 +76,16 @@ def from_fresh_weights(run):
     if isinstance(run, FinetuneRun):
         object.__setattr__(run, "init", "scratch")
     return run
+
+
+@pytest.mark.parametrize("path", DIFFUSION, ids=lambda path: path.stem)
+def test_every_diffusion_model_takes_a_step(path):
+    values = recipes.merge(
+        recipes.read_recipe(str(path)), {"data": {"path": None if "digits" in path.stem else "anywhere"}}
+    )
+    run = build(DiffusionRun, values)
+    assert run.name == path.stem
+    take_one_step(run, images=2)
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)

@@ -9,6 +9,7 @@ from afa_dist.config import (
     AwpConfig,
     ClassifierAttackConfig,
     ContrastiveAttackConfig,
+    DataConfig,
     FinetuneRun,
     MethodConfig,
     ModelConfig,
@@ -99,3 +100,15 @@ def test_a_budget_sets_the_epochs_of_all_stages():
     alone = with_budget(dataclasses.replace(run, pretrain=None), 300, pretrain_share=0.8)
     assert total_passes(alone.finetune) == 300
     assert alone.finetune.schedule == ScheduleConfig(epochs=75)
+
+
+def test_a_budget_counts_generated_images():
+    """An epoch over 100 real images with 70 % generated ones has 333 images, give or take a batch: fewer epochs."""
+    plain = finetune(objective="trades")
+    mixed = dataclasses.replace(plain, data=DataConfig(generated="g", generated_fraction=0.75))
+    run = PipelineRun(pretrain=None, finetune=plain)
+    assert with_budget(run, 240, 0.5).finetune.schedule.epochs == 40
+    assert with_budget(dataclasses.replace(run, finetune=mixed), 240, 0.5).finetune.schedule.epochs == 10
+    assert total_passes(with_budget(dataclasses.replace(run, finetune=mixed), 240, 0.5).finetune) == 240
+    alone = dataclasses.replace(plain, data=DataConfig(generated="g", generated_fraction=1.0))
+    assert with_budget(dataclasses.replace(run, finetune=alone), 240, 0.5).finetune.schedule.epochs == 40
