@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from afa_dist.address import runs_root
-from afa_dist.config import BaseRun
-from afa_dist.config.fields import to_mapping
-from afa_dist.errors import Problem
+from afa_dist.config import BaseRun, Section
+from afa_dist.config.fields import hints_of, section_class, to_mapping
+from afa_dist.errors import Problem, UserError
 
 MAY_CHANGE = (
     "runs_dir",
@@ -59,7 +61,7 @@ BY_CONTENT = ("model",)
 
 def other_run_problems(recorded: Mapping[str, Any], run: BaseRun, place: str) -> Iterator[Problem]:
     """Whether `recorded`, the specification of the run at `place`, is that of `run`."""
-    if differences := list(_differences(recorded, to_mapping(run))):
+    if differences := list(_differences(recorded, to_mapping(run), type(run))):
         yield Problem(
             "name",
             f"{place} holds a run with another specification ({'; '.join(differences)}); choose another name, or "
@@ -72,19 +74,35 @@ def same_place(one: Any, other: Any) -> bool:
     return isinstance(one, str) and isinstance(other, str) and runs_root(one).resolve() == runs_root(other).resolve()
 
 
-def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], cls: type[Section] | None, prefix: str = ""
+) -> Iterator[str]:
+    usual = _defaults(cls) if cls is not None else {}
     for key in {**recorded, **now}:
         if _may_change(f"{prefix}{key}"):
             continue
         old, new = recorded.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            yield from _differences(old, new, section_class(hints_of(cls).get(key)) if cls else None, f"{prefix}{key}.")
         elif f"{prefix}{key}" in BY_CONTENT and isinstance(old, str) and isinstance(new, str):
             continue
-        elif key not in recorded and not new:
-            continue  # the option is younger than the record, and off
+        elif key not in recorded and (not new or new == usual.get(key)):
+            continue  # the option is younger than the record, and off or as it is by itself
         elif old != new and not (f"{prefix}{key}" in PATHS and same_place(old, new)):
             yield f"{prefix}{key}: recorded {old!r}, now {new!r}"
+
+
+def _defaults(cls: type[Section]) -> dict[str, Any]:
+    """What the options of a section are by themselves, as plain values."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        value = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            with contextlib.suppress(UserError):  # a section that cannot be without options of its own
+                value = field.default_factory()
+        if value is not dataclasses.MISSING:
+            found[field.name] = to_mapping(value) if isinstance(value, Section) else value
+    return found
 
 
 def _may_change(name: str) -> bool:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
 from afa_dist.config import (
     AverageConfig,
@@ -16,6 +17,7 @@ from afa_dist.config import (
     DiffusionRun,
     EmaConfig,
     FinetuneRun,
+    GeneratedLabelsConfig,
     MethodConfig,
     ModelConfig,
     OptimiserConfig,
@@ -238,5 +240,13 @@ def test_a_record_from_before_an_option_was_there_is_continued_while_it_is_off(s
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("  keep_every_epochs: 0\n", ""))
     assert list(directory.problems(run)) == []
+    # Of options that were added later, those that are on by themselves and whole sections are no difference either.
+    record = yaml.safe_load(text)
+    del record["generated"], record["data"]["generated"], record["data"]["generated_fraction"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    assert list(directory.problems(run)) == []
+    weighed = dataclasses.replace(run, generated=GeneratedLabelsConfig(weight=0.5))
+    assert "generated" in str(*directory.problems(weighed))
+    (tmp_path / "config.yaml").write_text(text.replace("  keep_every_epochs: 0\n", ""))
     kept = dataclasses.replace(run, checkpoint=dataclasses.replace(run.checkpoint, keep_every_epochs=2))
     assert "keep_every_epochs" in str(*directory.problems(kept))
