@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """Of two processes of tests (make test) one has all that need Ray, and the other all that need Slurm, which mostly wait:
+    """Of two processes of tests (make test) one has all that need Ray and the other all that need Slurm, which mostly wait;
     so there is one cluster of each kind."""
     for item in items:
         group = next((name for name in ("slurm", "ray") if item.get_closest_marker(name)), None)

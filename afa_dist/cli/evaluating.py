@@ -53,7 +53,7 @@ def with_saved(values: Mapping[str, Any]) -> dict[str, Any]:
         saved = read_config(model_folder(model))
     except UserError:
         return dict(values)  # reported by the check, with everything else
-    return recipes.merge({"data": saved["data"], "threat": saved["threat"]}, values)
+    return recipes.merge(recipes.real_alone({"data": saved["data"], "threat": saved["threat"]}), values)
 
 
 def check_partly(values: Mapping[str, Any]) -> None:

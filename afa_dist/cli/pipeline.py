@@ -59,7 +59,7 @@ def stage_values(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     attack = values["finetune"].get("attack", {})
     threat = {key: attack[key] for key in ("norm", "eps") if isinstance(attack, Mapping) and key in attack}
     saved = {"data": values["finetune"].get("data", {}), "threat": threat}
-    values["evaluate"] = recipes.merge(saved, values["evaluate"])
+    values["evaluate"] = recipes.merge(recipes.real_alone(saved), values["evaluate"])
     return values
 
 

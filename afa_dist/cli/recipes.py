@@ -141,7 +141,8 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
     """
     overrides = overrides or {}
     own = _stage_part(recipe, stage)
-    values = merge(shared(recipe, STAGES[stage]), own)
+    common = shared(recipe, STAGES[stage])
+    values = merge(real_alone(common) if stage == "evaluate" else common, own)
     if "name" in recipe and any(name in recipe for name in STAGES):
         values["name"] = own.get("name", f"{recipe['name']}/{_FOLDERS.get(stage, stage)}")
         runs_dir = overrides.get("runs_dir", values.get("runs_dir", "runs"))
@@ -149,6 +150,14 @@ def for_stage(recipe: Mapping[str, Any], stage: str, overrides: Mapping[str, Any
         if earlier in recipe:
             values.setdefault(option, below(str(runs_dir), str(recipe["name"]), earlier))
     return merge(values, overrides)
+
+
+def real_alone(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without what is said of generated images, which are trained on and never measured on."""
+    data = values.get("data")
+    if not isinstance(data, Mapping):
+        return dict(values)
+    return {**values, "data": {key: value for key, value in data.items() if not key.startswith("generated")}}
 
 
 def for_pipeline(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +185,8 @@ def for_pipeline(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     for_all = {key: value for key, value in overrides.items() if key != "name" and (key in STAGES or _known_to_any(key))}
     stages = {}
     for stage in present:
-        typed = merge(shared(for_all, STAGES[stage]), _stage_part(overrides, stage))
+        common = shared(for_all, STAGES[stage])
+        typed = merge(real_alone(common) if stage == "evaluate" else common, _stage_part(overrides, stage))
         stages[stage] = for_stage(whole, stage, typed)
     return {**own, **stages}
 

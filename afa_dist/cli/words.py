@@ -24,7 +24,7 @@ def percent(value: float) -> str:
 
 def counted(number: int, what: str) -> str:
     """1 epoch, 2 epochs, 2 classes, 2 batches."""
-    plural = "es" if what.endswith(("s", "ch")) else "s"
+    plural = "es" if what.endswith(("s", "tch")) else "s"
     return f"{number} {what}{'' if number == 1 else plural}"
 
 

@@ -85,6 +85,8 @@ class EvaluateRun(ShardedRun):
         yield from super().problems()
         if fault := fault_of(self.model):
             yield Problem("model", fault)
+        if self.data.generated is not None:
+            yield Problem("data.generated", f"{self.data.generated}: accuracy is measured on real images; leave it out")
         if self.fast and self.attacks != DEFAULT_ATTACKS:
             yield Problem("fast", f"stands for attacks {', '.join(FAST)}; leave out attacks or fast")
         yield from self._attack_problems()

@@ -15,7 +15,7 @@ from afa_dist.training.run_dir import RunDirectory
 PLACES = ("runs_dir", "data.path", "checkpoint.mirror")
 """Options that say where something lies on one machine, and nothing of what was done."""
 
-SHORTENED = ("init",)
+SHORTENED = ("init", "data.generated")
 """Places whose last name says what was done."""
 
 

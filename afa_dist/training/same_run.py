@@ -15,6 +15,7 @@ from afa_dist.errors import Problem, UserError
 MAY_CHANGE = (
     "runs_dir",
     "data.path",
+    "data.generated",
     "tracking",
     "scaling.workers",
     "scaling.device",

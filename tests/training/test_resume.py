@@ -65,6 +65,13 @@ RUNS = {
         awp=AwpConfig(gamma=0.01, start=0.3),
         ema=EmaConfig(decay=0.9),
     ),
+    "mixed": FinetuneRun(
+        **{**SMALL, "data": DataConfig(train_limit=300, flip=True, generated="drawn", generated_fraction=0.4)},
+        mode="full",
+        objective="trades",
+        attack=ClassifierAttackConfig(eps=0.1, steps=1),
+        generated=GeneratedLabelsConfig(weight=0.5, label_smoothing=0.1),
+    ),
     "diffusion": DiffusionRun(
         **ALL,
         data=DataConfig(train_limit=300, flip=True),
@@ -94,6 +101,8 @@ def splits():
 @pytest.mark.parametrize("stage", RUNS)
 def test_stopped_and_resumed_equals_undisturbed(stage, splits, tmp_path):
     run = RUNS[stage]
+    if run.data.generated is not None:
+        splits = dataclasses.replace(splits, generated=splits.test)  # any images will do
     whole = RunDirectory(tmp_path / "whole")
     whole.create(run, {})
     summary = train(run, splits, whole, World(), on_row=lambda row: None)
