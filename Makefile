@@ -47,7 +47,7 @@ types: $(VENV)/.test
 $(VENV)/.demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "afa-dist needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[plots,timm,analysis,hub]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[plots,timm,analysis,hub,diffusion]'
 	@touch $@
 
 # torchattacks pins versions of requests from 2021, which it needs for downloads only: without its dependencies.
