@@ -128,11 +128,12 @@ def _taken(
         return data.images_NCHW[index_G[own]], data.labels_N[index_G]
     images_BCHW = torch.empty(len(rows_G[own]), *data.shape, dtype=data.images_NCHW.dtype, device=device)
     labels_G = torch.empty(len(rows_G), dtype=torch.int64, device=device)
-    for part, chosen_G, index_G in ((data, rows_G >= 0, rows_G), (generated, rows_G < 0, -1 - rows_G)):
+    for part, index_G in ((data, rows_G), (generated, -1 - rows_G)):
         home = part.images_NCHW.device
-        own_B = index_G[own][chosen_G[own]].to(home)
-        images_BCHW[chosen_G[own].to(device)] = part.images_NCHW[own_B].to(device)
-        labels_G[chosen_G.to(device)] = part.labels_N[index_G[chosen_G].to(home)].to(device)
+        # Places are found on the CPU: a mask on a GPU would make the host wait.
+        for values, indices, target in ((part.images_NCHW, index_G[own], images_BCHW), (part.labels_N, index_G, labels_G)):
+            places = (indices >= 0).nonzero()[:, 0]
+            target[places.to(device)] = values[indices[places].to(home)].to(device)
     return images_BCHW, labels_G
 
 

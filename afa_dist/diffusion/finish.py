@@ -121,9 +121,9 @@ class Finish:
         """The chosen rows of each candidate file."""
         start = 0
         for path, count in self.candidates:
-            own = rows[(rows >= start) & (rows < start + count)] - start
-            if len(own):
-                yield read_shard(path, self.identity, count).take(own)
+            first, last = np.searchsorted(rows, [start, start + count])
+            if last > first:
+                yield read_shard(path, self.identity, count).take(rows[first:last] - start)
             start += count
 
     def _target(self, number: int, count: int) -> Path:

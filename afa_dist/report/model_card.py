@@ -157,7 +157,12 @@ def _figures(evaluation: Evaluation) -> Iterator[str]:
 def _training(export: ExportRun, facts: CardFacts) -> Iterator[str]:
     yield "## Training"
     more = "with" if export.additional_data else "without"
-    yield f"Data set {facts.config['data']['name']}, {more} further images; seed {facts.config['seed']}."
+    data = facts.config["data"]
+    generated = ""
+    if data.get("generated"):
+        share = f"{100 * data['generated_fraction']:g} %"
+        generated = f", {share} of each batch drawn by a generative model (set {last_name(str(data['generated']))})"
+    yield f"Data set {data['name']}, {more} further images{generated}; seed {facts.config['seed']}."
     if not facts.stages:
         yield "The specification of the training run is not part of this export."
     elif (init := str(facts.stages[0].run.get("init", "scratch"))) != "scratch":

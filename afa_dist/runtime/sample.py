@@ -60,7 +60,7 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
         (directory.path / "candidates").mkdir(exist_ok=True)
         directory.write_json(IDENTITY, facts)
         work = Work(run, prepared, directory, facts)
-        if run.merge and (missing := work.missing()):
+        if run.merge and (missing := work.missing(on_progress)):
             what = f"{len(missing)} of {work.shards} shards are not finished; start the elements again that they belong to"
             raise UserError.one("merge", f"{what}, or leave out merge")
         work.draw(_executor(run, prepared, placement), on_progress, stop)
@@ -101,9 +101,14 @@ class Work:
         """Numbers of the images of a shard."""
         return range(shard * self.run.shard_size, min((shard + 1) * self.run.shard_size, self.images))
 
-    def missing(self) -> list[int]:
+    def missing(self, on_progress: OnProgress) -> list[int]:
         """This start's shards that are not there, or not whole."""
-        return [shard for shard in self.run.shards_of(self.shards) if not self._whole(shard)]
+        missing = []
+        for shard in self.run.shards_of(self.shards):
+            on_progress(Progress(f"looking at what is there, shard {shard + 1} of {self.shards}", 0.0, None))
+            if not self._whole(shard):
+                missing.append(shard)
+        return missing
 
     def _whole(self, shard: int) -> bool:
         try:
@@ -125,7 +130,7 @@ class Work:
         """
         batches = [
             (shard, start)
-            for shard in self.missing()
+            for shard in self.missing(on_progress)
             for start in range(self.part(shard).start, self.part(shard).stop, self.run.batch_size)
         ]
         total, done, began = len(batches), 0, time.monotonic()

@@ -46,7 +46,7 @@ def run_folder(trained, digits, tmp_path, monkeypatch):
         runs_dir=f"{SECRET}/runs",
         model=ModelConfig(width=8, norm="group"),
         attack=ClassifierAttackConfig(eps=0.1),
-        data=DataConfig(),
+        data=DataConfig(generated=f"{SECRET}/drawn"),
     )
     directory = RunDirectory(tmp_path / "runs" / "classifier")
     directory.create(run, provenance(0, "f" * 64))
@@ -209,6 +209,7 @@ def test_what_is_published_names_no_folder_of_this_machine(run_folder, monkeypat
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     assert recipe["init"] == "pre" and recipe["attack"]["eps"] == 0.1 and recipe["model"]["width"] == 8
     assert "started from weights that are not described here (pre)" in text
+    assert "without further images, 70 % of each batch drawn by a generative model (set drawn)" in text
     assert "f" * 64 in text and ModelCard(text).data.license == "mit"
 
 
