@@ -25,15 +25,6 @@ from afa_dist.runtime.cluster import private_folder, session
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """Of two processes of tests (make test) one has all that need Ray and the other all that need Slurm, which mostly wait;
-    so there is one cluster of each kind."""
-    for item in items:
-        group = next((name for name in ("slurm", "ray") if item.get_closest_marker(name)), None)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from afa_dist.cli.job import raise_any, resolve_alone, run_job
 from afa_dist.cli.words import say
 from afa_dist.config import InspectRun
 from afa_dist.config.fields import to_mapping
-from afa_dist.data.catalogue import load_splits
+from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.data.generated import load_generated
 from afa_dist.data.image_set import ImageSet
 from afa_dist.diffusion.inspection import inspect
@@ -75,9 +76,13 @@ def check(run: InspectRun) -> Prepared:
     """
     problems: list[Problem] = []
     drawn, real, subject = None, None, None
+    folder = Path(run.samples).expanduser()
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        problems.append(Problem("samples", f"{folder} cannot be written to, where {RESULT} is to be"))
     with collected(problems):
-        real = load_splits(run.data).train
-        drawn = load_generated(dataclasses.replace(run.data, generated=run.samples), real)
+        splits = load_splits(run.data)
+        drawn = load_generated(dataclasses.replace(run.data, generated=run.samples), splits.train)
+        real = _unseen(splits)
     try:
         subject = load_subject(run.classifier)
     except UserError as error:
@@ -92,9 +97,19 @@ def check(run: InspectRun) -> Prepared:
     return Prepared(drawn, real, subject)
 
 
+def _unseen(splits: DataSplits) -> ImageSet:
+    """Real images that neither the model nor, with the same data, the classifier was trained on."""
+    parts = (splits.held_out, splits.test)
+    return dataclasses.replace(
+        splits.test,
+        images_NCHW=torch.cat([part.images_NCHW for part in parts]),
+        labels_N=torch.cat([part.labels_N for part in parts]),
+    )
+
+
 def describe(run: InspectRun, prepared: Prepared) -> None:
     """Say what would be looked at."""
-    say(f"{len(prepared.drawn)} images of {run.samples}, {len(prepared.real)} real ones of {run.data.name}")
+    say(f"{len(prepared.drawn)} images of {run.samples}, {len(prepared.real)} held-out and test images of {run.data.name}")
 
 
 def execute(run: InspectRun, prepared: Prepared) -> None:

@@ -43,7 +43,7 @@ def check(run: PrepareRun) -> Prepared:
     Raises:
         UserError: all mistakes.
     """
-    problems: list[Problem] = list(dest_problems(Path(run.dest).expanduser()))
+    problems: list[Problem] = list(dest_problems(Path(run.dest).expanduser().resolve()))
     with collected(problems):
         images = NpzImages(Path(run.source).expanduser())
         classes = class_names(images, run.classes)
@@ -64,7 +64,7 @@ def execute(run: PrepareRun, prepared: Prepared) -> None:
     describe(run, prepared)
     images, classes = prepared
     with StageProgress("prepare", "image", images.count) as progress:
-        record = convert(images, Path(run.dest).expanduser(), classes, run.shard_size, progress.on_part)
+        record = convert(images, Path(run.dest).expanduser().resolve(), classes, run.shard_size, progress.on_part)
     least, most = min(record["per_class"]), max(record["per_class"])
     say(f"{record['images']} images, {least} to {most} of each class, in {run.dest}")
     say(f"train on them: --data.generated {run.dest} --data.generated_fraction 0.7")

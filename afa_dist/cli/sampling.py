@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -18,6 +17,7 @@ from afa_dist.diffusion.selection import drawn_for
 from afa_dist.errors import UserError
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.sampling_checks import PreparedSampling, check
+from afa_dist.training.run_dir import RunDirectory
 
 DESCRIPTION = "Draw a set of images from a diffusion model, class by class."
 
@@ -52,7 +52,7 @@ def with_trained_on(values: Mapping[str, Any]) -> dict[str, Any]:
         saved = trained_on(pipeline_folder(values["model"]))
     except UserError:
         return dict(values)  # reported by the check, with everything else
-    return recipes.merge({"data": saved["data"]} if saved else {}, values)
+    return recipes.merge({"data": saved["data"]} if isinstance(saved.get("data"), Mapping) else {}, values)
 
 
 def check_partly(values: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ def show(run: SampleRun, summary: Mapping[str, Any]) -> None:
         say(f"the scorer sees the class that was meant in {percent(summary['agreement'])} of all drawn")
     if summary.get("nearest"):
         say(nearest_table(summary["nearest"]))
-    folder = Path(where_of(run).partition(" (")[0])
+    folder = RunDirectory.of(run).path
     say(f"look at them: {folder / 'samples.png'}")
     say(f"train on them: --data.generated {folder} --data.generated_fraction 0.7")
 

@@ -12,7 +12,7 @@ from afa_dist.cli import recipes
 from afa_dist.cli.pipeline import stage_values, stages_of
 from afa_dist.cli.specification import build, leaves, unknown_option
 from afa_dist.config import PipelineRun, RobustRun, ThreatConfig
-from afa_dist.config.budget import passes_per_image
+from afa_dist.config.budget import images_of_epoch, passes_per_image
 from afa_dist.config.tune import TuneConfig
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.errors import Problem, UserError
@@ -174,7 +174,7 @@ def _validated_in(run: R, threat: ThreatConfig) -> R:
 
 def _unit(run: RobustRun, unit: str) -> float:
     """What an epoch of `run` counts on the scale of the rungs."""
-    return 1.0 if unit == "epochs" else float(passes_per_image(run))
+    return 1.0 if unit == "epochs" else passes_per_image(run) * images_of_epoch(run.data)
 
 
 def _with_length(run: R, length: float) -> R:

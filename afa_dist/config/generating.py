@@ -63,5 +63,7 @@ class SampleRun(ShardedRun):
                 yield Problem("keep", f"{self.keep:g} needs scores to choose by: give a scorer, or keep all (1)")
             if self.labels == "scorer":
                 yield Problem("labels", "scorer needs one: give a scorer, or take intended")
+        if self.scaling.precision == "fp64":
+            yield Problem("scaling.precision", "fp64 is not offered for drawing; use fp32 (which auto is here) or bf16")
         if "{}" not in self.prompt:
             yield Problem("prompt", f"{self.prompt!r} does not say where the class's name stands; write {{}} there")

@@ -11,6 +11,9 @@ from afa_dist.config.attack import PIXEL_HINT
 from afa_dist.config.fields import PixelDistance, Section, setting
 from afa_dist.errors import Problem
 
+RESIZED = ("folder", "tiny-imagenet", "parquet")
+"""Data sets whose images may have many sizes, and be brought to one."""
+
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class DataConfig(Section):
@@ -56,7 +59,7 @@ class DataConfig(Section):
             yield Problem("path", "digits come with scikit-learn and take no path; leave it out or choose another name")
         if self.name != "digits" and self.path is None:
             yield Problem("path", f"missing; {self.name} needs the folder that holds its files")
-        if self.image_size and self.name not in ("folder", "tiny-imagenet", "parquet"):
+        if self.image_size and self.name not in RESIZED:
             what = f"{self.image_size} is not allowed with {self.name}, whose images come in one size; leave it at 0"
             yield Problem("image_size", f"{what} (folder, tiny-imagenet and parquet take it)")
 

@@ -7,9 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from afa_dist.config import DataConfig
+from afa_dist.config.sections import RESIZED
 from afa_dist.data.image_set import ImageSet
-from afa_dist.data.parquet import load_parquet
+from afa_dist.data.parquet import load_parquet, split_files
 from afa_dist.errors import UserError
 
 DATASET = "dataset.json"
@@ -28,16 +31,40 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
         raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
     if (folder / "config.yaml").exists() and not (folder / "data" / DATASET).exists():
         raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py sample first")
+    _check_files(folder)
     found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
     if found.shape != train.shape:
         sizes = [" x ".join(map(str, part.shape)) for part in (found, train)]
-        hint = "; set data.image_size, and all are brought to one size" if found.shape[0] == train.shape[0] else ""
+        resizes = config.name in RESIZED and found.shape[0] == train.shape[0]
+        hint = "; set data.image_size, and all are brought to one size" if resizes else ""
         raise UserError.one(
             "data.generated", f"{folder} has images of {sizes[0]} pixels, the real ones have {sizes[1]}{hint}"
         )
     if found.classes != train.classes:
         _check_classes(folder, found, train)
     return ImageSet(found.images_NCHW, found.labels_N, train.classes)
+
+
+def _check_files(folder: Path) -> None:
+    """Whether all files of a set are there, where it is recorded which there are; what is in them is checked as they are
+    read.
+
+    Raises:
+        UserError: some are missing, or there are others.
+    """
+    recorded = record_of(str(folder)).get("files")
+    if not isinstance(recorded, list):
+        return
+    files = {path.name: path for path in split_files(folder, "train")}
+    wanted = {str(file["name"]): file["rows"] for file in recorded}
+    if missing := sorted(set(wanted) - set(files)):
+        what = f"{folder} lacks {', '.join(missing[:5])}, which its {DATASET} names ({len(missing)} of {len(wanted)} files)"
+        raise UserError.one("data.generated", f"{what}; copy or make it again")
+    if foreign := sorted(set(files) - set(wanted)):
+        raise UserError.one("data.generated", f"{folder} holds {', '.join(foreign[:5])}, which its {DATASET} does not know")
+    for name, rows in wanted.items():
+        if (found := pq.read_metadata(files[name]).num_rows) != rows:
+            raise UserError.one("data.generated", f"{files[name]} has {found} rows, its {DATASET} says {rows}")
 
 
 def _check_classes(folder: Path, found: ImageSet, train: ImageSet) -> None:
@@ -66,7 +93,8 @@ def record_of(generated: str) -> dict[str, Any]:
 def warn_of_other_parts(config: DataConfig, real_fingerprint: str) -> None:
     """Say so if the model that drew the images may have seen the held-out or test images of this run."""
     assert config.generated is not None
-    trained_on = record_of(config.generated).get("made_by", {}).get("trained_on")
+    made_by = record_of(config.generated).get("made_by")
+    trained_on = made_by.get("trained_on") if isinstance(made_by, dict) else None
     if trained_on and trained_on != real_fingerprint:
         warnings.warn(
             f"{config.generated} was drawn from a model that was trained on other images than these: if it saw those that "

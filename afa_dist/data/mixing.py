@@ -37,7 +37,7 @@ class Mixture:
         """As many batches as the real images fill; 0 if they are too few for one."""
         if self.share == 1:
             return self.real // self.batch_size
-        steps = int(self.real / (1 - self.share)) // self.batch_size + 1
+        steps = int(self.real / (1 - self.share)) // self.batch_size + 2
         while self._real_before(steps * self.batch_size) > self.real:
             steps -= 1
         return steps
@@ -52,15 +52,18 @@ class Mixture:
         """Rows of the global batch of `step`, in order (batch_size,): those of real images from 0 on, those of generated
         images as -1 - row."""
         epoch, offset = divmod(step, self.steps_per_epoch)
-        places = np.arange(offset * self.batch_size, (offset + 1) * self.batch_size + 1)
+        first = offset * self.batch_size
         order = _shuffled("order", seed, epoch, self.real)
         if not self.share:
-            return order[places[:-1]]
-        before = places * self.share.numerator // self.share.denominator
-        is_generated, before = np.diff(before) > 0, before[:-1]
-        drawn = epoch * self._generated_before(self.steps_per_epoch * self.batch_size) + before
-        real = order[np.minimum(places[:-1] - before, self.real - 1)]  # the last place may lie behind all real images
-        return np.where(is_generated, -1 - self._generated_rows(seed, drawn), real)
+            return order[first : first + self.batch_size]
+        # Python's whole numbers: the denominator of a share such as 2/3 = 0.6666666666666666 has 16 digits.
+        before = np.array([self._generated_before(first + place) for place in range(self.batch_size + 1)])
+        is_generated = np.diff(before) > 0
+        drawn = epoch * self._generated_before(self.steps_per_epoch * self.batch_size) + before[:-1]
+        rows = np.empty(self.batch_size, dtype=np.int64)
+        rows[is_generated] = -1 - self._generated_rows(seed, drawn[is_generated])
+        rows[~is_generated] = order[(np.arange(first, first + self.batch_size) - before[:-1])[~is_generated]]
+        return rows
 
     def _generated_rows(self, seed: int, drawn: np.ndarray) -> np.ndarray:
         """Rows of the generated images that are drawn as number `drawn` of the run."""

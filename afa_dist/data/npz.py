@@ -20,7 +20,7 @@ IMAGES, LABELS = "image", "label"
 
 CHANNELS = (1, 3)
 
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file may raise."""
 
 
@@ -36,7 +36,7 @@ class NpzImages:
         """
         self.path = path
         with self._named_failures(), zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy") for name in archive.namelist()}
+            members = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
             if missing := [name for name in (IMAGES, LABELS) if name not in members]:
                 there = ", ".join(sorted(members)) or "nothing"
                 what = f"has no {' and no '.join(missing)}; it holds {there}, and a set needs {IMAGES} and {LABELS}"

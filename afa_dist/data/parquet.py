@@ -14,6 +14,7 @@ import torch
 
 from afa_dist.data.decode import Encoded, decode_images
 from afa_dist.data.image_set import ImageSet, choose_rows, label_problems
+from afa_dist.data.writing import read_rows
 from afa_dist.errors import Problem, UserError
 
 SHOWN = 10
@@ -80,7 +81,7 @@ def _read(files: list[Path]) -> _Table:
         try:
             schema = pq.read_schema(path)
             image_column, label_column = _columns(schema, path)
-            table = pq.read_table(path, columns=[image_column, label_column])
+            table = read_rows(path, [image_column, label_column])
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError.one(str(path), f"is not a whole Parquet file ({reason}); fetch or write it again") from error

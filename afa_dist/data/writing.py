@@ -20,16 +20,32 @@ from afa_dist.files import write_aside
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
+ROW_GROUP = 1000
+
 CLASS_COLUMNS = ("label", "intended", "predicted")
 """Columns whose numbers are classes, with names in the schema."""
 
 
 def write_rows(path: Path, table: pa.Table, classes: Sequence[str], metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write rows whole or not at all, with class names and `metadata` in the schema and checksums on all pages."""
+    """Write rows whole or not at all, with class names and `metadata` in the schema and checksums on all pages.
+
+    In small row groups: Arrow cannot read more than 2 GiB of images at once (apache/arrow #32723).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {b"huggingface": json.dumps(_features(table.schema, classes)).encode(), **(metadata or {})}
     whole = table.replace_schema_metadata(known)
-    write_aside(path, lambda aside: pq.write_table(whole, aside, write_page_checksum=True, compression="zstd"))
+    write_aside(path, lambda aside: pq.write_table(whole, aside, ROW_GROUP, write_page_checksum=True, compression="zstd"))
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a file, with the schema's metadata; pages that have checksums are compared with them.
+
+    Raises:
+        pyarrow.ArrowException, OSError: it is not whole.
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        groups = [file.read_row_group(number, columns) for number in range(file.num_row_groups)]
+        return pa.concat_tables(groups) if groups else file.read(columns)
 
 
 def file_name(number: int, count: int) -> str:

@@ -36,6 +36,7 @@ def save_pipeline(
             "images": len(splits.train),
             "classes": list(splits.train.classes),
             "seed": run.seed,
+            "label_dropout": run.edm.label_dropout,
         },
     )
     shutil.rmtree(folder, ignore_errors=True)

@@ -17,11 +17,12 @@ from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.decode import Encoded, decode_images
 from afa_dist.data.generated import DATASET
 from afa_dist.data.image_set import ImageSet
+from afa_dist.data.loader import placed
 from afa_dist.data.writing import file_name
 from afa_dist.diffusion.nearest import closeness
 from afa_dist.diffusion.selection import chosen
 from afa_dist.diffusion.shards import read_shard, write_shard
-from afa_dist.diffusion.sheet import COLUMNS, contact_sheet
+from afa_dist.diffusion.sheet import COLUMNS, MOST_ROWS, contact_sheet
 from afa_dist.files import sha256, write_aside, write_json
 
 DATA = "data"
@@ -42,13 +43,12 @@ class Finish:
         identity: str,
         facts: Mapping[str, Any],
         real: DataSplits | None,
-        device: str,
         tick: Tick,
     ) -> None:
         self.run, self.folder, self.identity, self.facts, self.real = run, folder, identity, facts, real
         self.candidates = list(candidates)
         self.classes: list[str] = facts["classes"]
-        self.device, self.tick = device, tick
+        self.tick = tick
 
     def summary(self) -> dict[str, Any]:
         """Write the data set and the contact sheet; returns what there is to say of them."""
@@ -131,13 +131,12 @@ class Finish:
         folder.mkdir(exist_ok=True)
         return folder / file_name(number, count)
 
-    def _first_of_each(self, rows: np.ndarray, labels_N: np.ndarray) -> torch.Tensor:
-        """The first images of each class (N, C, H, W), class after class."""
-        first = [rows[labels_N == label][:COLUMNS] for label in range(len(self.classes))]
-        shown = np.concatenate([part for part in first if len(part) == COLUMNS] or [rows[:COLUMNS]])
-        order = np.argsort(shown, kind="stable")
-        images = self._decoded(shown[order])
-        return images[torch.from_numpy(np.argsort(order, kind="stable"))]
+    def _first_of_each(self, rows: np.ndarray, labels_N: np.ndarray) -> list[list[torch.Tensor]]:
+        """The first images of each class that has any, (C, H, W) each."""
+        first = [rows[labels_N == label][:COLUMNS] for label in range(min(len(self.classes), MOST_ROWS))]
+        shown = np.sort(np.concatenate(first))
+        images = dict(zip(shown.tolist(), self._decoded(shown), strict=True))
+        return [[images[row] for row in part.tolist()] for part in first if len(part)]
 
     def _closeness(self, rows: np.ndarray, labels_N: np.ndarray) -> dict[str, Any] | None:
         assert self.real is not None
@@ -145,9 +144,12 @@ class Finish:
         if drawn.shape != self.real.train.shape:
             return None
         assert self.run.data is not None
-        device = torch.device(self.device)
-        train, test = self.real.train.to(device), self.real.test.to(device)
-        return closeness(drawn.to(device), train, test, self.run.data.flip, self.tick)
+        # Of the machine that finishes, which need not be one that drew.
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        parts = [placed(part, device) for part in (drawn, self.real.train, self.real.test)]
+        if any(part.images_NCHW.device.type != device.type for part in parts):
+            parts = [part.to(torch.device("cpu")) for part in parts]
+        return closeness(parts[0], parts[1], parts[2], self.run.data.flip, self.tick)
 
     def _decoded(self, rows: np.ndarray) -> torch.Tensor:
         """Pixels of rows (ascending)."""

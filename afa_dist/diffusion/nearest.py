@@ -62,7 +62,9 @@ def closeness(
         among = flat[name]
         if mirrored:
             among = torch.cat([among, part.images_NCHW.flip(-1).flatten(1)])
-        usual, _ = nearest(flat[other][: len(drawn)], among, tick)
+        # Spread over all: files may be sorted by class.
+        spread = torch.linspace(0, len(flat[other]) - 1, min(len(drawn), len(flat[other]))).round().long()
+        usual, _ = nearest(flat[other][spread.to(flat[other].device)], among, tick)
         distances, rows = nearest(flat["drawn"], among, tick)
         limit = float(np.quantile(usual, CLOSE))
         order = np.argsort(distances, kind="stable")[:SHOWN]

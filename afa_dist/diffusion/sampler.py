@@ -19,7 +19,7 @@ from afa_dist.data.writing import IMAGE, png
 from afa_dist.distributed import derive_seed
 from afa_dist.errors import Problem, UserError
 from afa_dist.evaluation.executor import Calls
-from afa_dist.training.execution import compiles, uses_bf16
+from afa_dist.training.execution import compiles
 from afa_dist.training.step import autocast
 
 SCHEMA = pa.schema(
@@ -49,9 +49,8 @@ class Sampler:
         self.scorer = scorer.to(device) if scorer is not None else None
         self.device = torch.device(device)
         self.takes = set(inspect.signature(type(pipeline).__call__).parameters)
-        self.net = denoiser_of(pipeline)
         if compiles(run.scaling.compile, self.device):
-            self.net.compile()
+            denoiser_of(pipeline).compile()
 
     @torch.no_grad()
     def draw(self, start: int, stop: int) -> pa.Table:
@@ -74,7 +73,7 @@ class Sampler:
         Noise is drawn on the CPU, image by image, so that the set is the same on all devices but for rounding.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with autocast(self.device, uses_bf16(self.run.scaling.precision, self.device)):
+        with autocast(self.device, self.run.scaling.precision == "bf16"):
             found = self.pipeline(**self._arguments(intended), generator=generators, output_type="np").images
         pixels = np.asarray(found, dtype=np.float32)
         if not np.isfinite(pixels).all():
@@ -86,7 +85,13 @@ class Sampler:
         if self.scorer is None:
             return [None] * len(intended), [None] * len(intended)
         x = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).to(self.device).float() / 255
-        log_p = self.scorer(x).double().log_softmax(dim=1).cpu().numpy()
+        logits = self.scorer(x)
+        if logits.shape != (len(x), len(self.classes)):
+            what = (
+                f"gives {' x '.join(map(str, logits.shape))} for {len(x)} images, not {len(self.classes)} logits for each"
+            )
+            raise UserError.one("scorer", what)
+        log_p = logits.double().log_softmax(dim=1).cpu().numpy()
         predicted = log_p.argmax(axis=1)
         labels = predicted if self.run.labels == "scorer" else intended
         return predicted, log_p[np.arange(len(labels)), labels]

@@ -17,14 +17,26 @@ def drawn_for(count: int, classes: int, keep: float) -> int:
 
 
 def chosen(labels_N: np.ndarray, scores_N: np.ndarray, keep: float, count: int, classes: int) -> np.ndarray:
-    """Rows that are kept, ascending: of each label the share `keep` with the highest score, of equals the first; no more
-    than an even share of `count`, where all labels have enough."""
+    """Rows that are kept, ascending: of each label the share `keep` with the highest score, of equals the first; and of
+    those at most `count`, as evenly over the labels as there are enough."""
     kept = []
     for label in range(classes):
         rows = np.flatnonzero(labels_N == label)
         best = rows[np.argsort(-scores_N[rows], kind="stable")]
         kept.append(best[: math.floor(round(keep * len(rows), 9))])
-    quota = [count // classes + (label < count % classes) for label in range(classes)]
-    if all(len(rows) >= most for rows, most in zip(kept, quota, strict=True)):
-        kept = [rows[:most] for rows, most in zip(kept, quota, strict=True)]
-    return np.sort(np.concatenate(kept))
+    quota = _even_shares([len(rows) for rows in kept], count)
+    return np.sort(np.concatenate([rows[:most] for rows, most in zip(kept, quota, strict=True)]))
+
+
+def _even_shares(have: list[int], count: int) -> list[int]:
+    """Shares of `count`, none more than there is, that differ by at most one where there is enough; the first get more."""
+    shares = [0] * len(have)
+    left = min(count, sum(have))
+    while left:
+        open_ones = [place for place, most in enumerate(have) if shares[place] < most]
+        each = left // len(open_ones)
+        for place in open_ones if each else open_ones[:left]:
+            more = min(max(each, 1), have[place] - shares[place])
+            shares[place] += more
+            left -= more
+    return shares

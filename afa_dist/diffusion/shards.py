@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afa_dist.data.writing import write_rows
+from afa_dist.data.writing import read_rows, write_rows
 
 IDENTITY = b"afa_dist"
 
@@ -35,14 +35,14 @@ def read_shard(path: Path, identity: str, rows: int | None = None, columns: Sequ
         FileNotFoundError: there is none.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            found = (file.schema_arrow.metadata or {}).get(IDENTITY, b"").decode()
-            if found != identity:
-                raise ForeignShard(f"{path} belongs to a set with other options")
-            if rows is not None and file.metadata.num_rows != rows:
-                raise DamagedShard(f"{path} has {file.metadata.num_rows} rows, not {rows}")
-            return file.read(columns=columns)
+        found = pq.read_schema(path).metadata or {}
+        if found.get(IDENTITY, b"").decode() != identity:
+            raise ForeignShard(f"{path} belongs to a set with other options")
+        table = read_rows(path, columns)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise DamagedShard(f"{path} is damaged: {(str(error).splitlines() or ['unreadable'])[0]}") from error
+    if rows is not None and len(table) != rows:
+        raise DamagedShard(f"{path} has {len(table)} rows, not {rows}")
+    return table

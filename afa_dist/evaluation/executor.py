@@ -87,7 +87,8 @@ def call_all(calls: Iterable[tuple[Any, ...]], executor: Executor, tick: Callabl
 class InProcess:
     """The executor that computes here, one call at a time.
 
-    subject: the first argument of all calls; images pass through its `net`. calls: what it can be asked for, by name.
+    subject: the first argument of all calls; if it has a `net`, passes of images through that are counted, and are moments
+    to look around. calls: what it can be asked for, by name.
     """
 
     def __init__(self, subject: Any, calls: Calls) -> None:
@@ -117,11 +118,13 @@ class InProcess:
                 self._ticked = time.monotonic()
                 tick()
 
-        passes = self.subject.net.register_forward_pre_hook(look)  # an attack may take hours
+        net = getattr(self.subject, "net", None)
+        passes = net.register_forward_pre_hook(look) if net is not None else None  # an attack may take hours
         try:
             result = self.calls[call](self.subject, *args)
         finally:
-            passes.remove()
+            if passes is not None:
+                passes.remove()
             self._call = None
         return [(key, result)]
 

@@ -28,7 +28,7 @@ from afa_dist.evaluation.work import CALLS, work_off
 from afa_dist.runtime.evaluation_checks import IDENTITY, Prepared, facts_of, record_problems
 from afa_dist.runtime.placement import Placement
 from afa_dist.training.execution import keep_freed_memory
-from afa_dist.training.mirroring import Copier, complete
+from afa_dist.training.mirroring import Copier, complete, put_files
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory
 from afa_dist.training.warned import heed_signals
@@ -70,6 +70,7 @@ def evaluate(run: EvaluateRun, prepared: Prepared, placement: Placement, on_prog
             work = _Work(run, prepared, directory, store)
             work_off(work.plan, executor, work.commit, on_progress, stop)
             if run.shard:
+                put_files(run, directory)  # whoever merges may be on another machine
                 return work.share_done()
             try:
                 summary = work.finish(executor, on_progress, stop, facts)

@@ -22,17 +22,20 @@ from afa_dist.diffusion.finish import Finish
 from afa_dist.diffusion.sampler import CALLS, Sampler
 from afa_dist.diffusion.selection import drawn_for
 from afa_dist.diffusion.shards import DamagedShard, ForeignShard, read_shard, write_shard
-from afa_dist.errors import Stopped, UserError
+from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.evaluation.executor import Executor, InProcess, OnProgress, Progress, Stop, call_each
 from afa_dist.runtime.evaluate import stop_of
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.sampling_checks import IDENTITY, PreparedSampling, facts_of, record_problems
 from afa_dist.training.execution import keep_freed_memory
-from afa_dist.training.mirroring import Copier, complete
+from afa_dist.training.mirroring import Copier, complete, put_files
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory
 
 SUMMARY = "summary.json"
+
+ATTEMPTS = 3
+"""How often what was damaged between writing and reading is drawn again."""
 
 
 def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_progress: OnProgress) -> dict[str, Any]:
@@ -60,16 +63,27 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
         (directory.path / "candidates").mkdir(exist_ok=True)
         directory.write_json(IDENTITY, facts)
         work = Work(run, prepared, directory, facts)
-        if run.merge and (missing := work.missing(on_progress)):
+        if run.merge and (missing := work.missing(on_progress, stop)):
             what = f"{len(missing)} of {work.shards} shards are not finished; start the elements again that they belong to"
             raise UserError.one("merge", f"{what}, or leave out merge")
-        work.draw(_executor(run, prepared, placement), on_progress, stop)
+        executor = _executor(run, prepared, placement)
+        work.draw(executor, on_progress, stop)
         if run.shard:
+            put_files(run, directory)  # whoever merges may be on another machine
             return {"shard": run.shard, "shards": len(run.shards_of(work.shards)), "of": work.shards}
-        summary = work.finish("cuda" if placement.gpu else "cpu", on_progress, stop)
-        directory.write_json(SUMMARY, summary)
-        complete(run, directory)
-        return summary
+        for _ in range(ATTEMPTS):
+            try:
+                summary = work.finish(on_progress, stop)
+            except DamagedShard as error:
+                warnings.warn(f"{error}; it is drawn again", stacklevel=2)
+                work.draw(executor, on_progress, stop)
+                continue
+            directory.write_json(SUMMARY, summary)
+            complete(run, directory)
+            return summary
+        raise TrainingError(
+            f"what is written to {directory.path} does not stay whole; look at the disk, then repeat the command"
+        )
 
 
 def _executor(run: SampleRun, prepared: PreparedSampling, placement: Placement) -> Executor:
@@ -101,10 +115,12 @@ class Work:
         """Numbers of the images of a shard."""
         return range(shard * self.run.shard_size, min((shard + 1) * self.run.shard_size, self.images))
 
-    def missing(self, on_progress: OnProgress) -> list[int]:
+    def missing(self, on_progress: OnProgress, stop: Stop) -> list[int]:
         """This start's shards that are not there, or not whole."""
         missing = []
         for shard in self.run.shards_of(self.shards):
+            if reason := stop():
+                raise Stopped(reason)
             on_progress(Progress(f"looking at what is there, shard {shard + 1} of {self.shards}", 0.0, None))
             if not self._whole(shard):
                 missing.append(shard)
@@ -130,7 +146,7 @@ class Work:
         """
         batches = [
             (shard, start)
-            for shard in self.missing(on_progress)
+            for shard in self.missing(on_progress, stop)
             for start in range(self.part(shard).start, self.part(shard).stop, self.run.batch_size)
         ]
         total, done, began = len(batches), 0, time.monotonic()
@@ -159,7 +175,7 @@ class Work:
         """About how many images of the set are there."""
         return max(0, self.images - (total - done) * self.run.batch_size)
 
-    def finish(self, device: str, on_progress: OnProgress, stop: Stop) -> dict[str, Any]:
+    def finish(self, on_progress: OnProgress, stop: Stop) -> dict[str, Any]:
         """Choose, write the data set, and compare it with real images; returns the summary."""
 
         def tick() -> None:
@@ -170,4 +186,4 @@ class Work:
         candidates = [(self.path(shard), len(self.part(shard))) for shard in range(self.shards)]
         real = self.prepared.real
         folder = self.directory.path
-        return Finish(self.run, folder, candidates, self.identity, self.facts, real, device, tick).summary()
+        return Finish(self.run, folder, candidates, self.identity, self.facts, real, tick).summary()

@@ -89,7 +89,26 @@ def _model_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Prob
         return
     if known and len(prepared.classes) != known:
         yield Problem("classes", f"{len(prepared.classes)} are named, the model knows {known}")
-    if prepared.scorer is not None and (like := _blank(prepared)) is not None:
+    trained = prepared.source.trained_on
+    if trained and trained.get("classes") and run.classes and list(run.classes) != trained["classes"]:
+        yield Problem(
+            "classes", f"{', '.join(run.classes)} are not the model's: {', '.join(trained['classes'])}; leave it out"
+        )
+    if run.guidance not in (None, 1) and trained.get("label_dropout") == 0:
+        yield Problem("guidance", "needs a model that was trained without labels too (edm.label_dropout above 0)")
+    if prepared.scorer is not None:
+        yield from _scorer_problems(run, prepared)
+
+
+def _scorer_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Problem]:
+    """Whether the scorer knows the same classes, as far as both name them, and takes such images. What a pipeline of others
+    draws is known when it has drawn: see `Sampler.scored`."""
+    assert prepared.scorer is not None
+    known = list(prepared.scorer.config.get("shape", {}).get("classes", ()))
+    if known and known != list(prepared.classes):
+        shown = [", ".join(names[:10]) + (", ..." if len(names) > 10 else "") for names in (known, prepared.classes)]
+        yield Problem("scorer", f"{run.scorer} tells {shown[0]} apart, the images are of {shown[1]}, in this order")
+    elif (like := _blank(prepared)) is not None:
         for problem in subject_problems(prepared.scorer, run.scorer, like):
             yield Problem("scorer", problem.what.removeprefix("has "))
 
@@ -136,10 +155,15 @@ def _directory_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[
     yield from record_problems(run, RunDirectory.of(run), facts_of(run, prepared))
 
 
+def _of_summary(directory: RunDirectory) -> dict[str, Any] | None:
+    summary = directory.read_json("summary.json")
+    return {**summary["made_by"], "classes": summary["classes"]} if summary else None
+
+
 def record_problems(run: SampleRun, directory: RunDirectory, facts: dict[str, Any]) -> Iterator[Problem]:
     """Whether the directory holds another set, or none where there must be one."""
     yield from directory.problems(run)
-    recorded = directory.read_json(IDENTITY)
+    recorded = directory.read_json(IDENTITY) or _of_summary(directory)  # candidates may be deleted when all is done
     if recorded is None:
         if run.merge:
             yield Problem("merge", f"{directory.place} holds no images; start with shard i/n first")

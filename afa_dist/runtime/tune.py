@@ -65,7 +65,7 @@ def run_search(search: Search, stages: Stages, splits: DataSplits, room: TrialRo
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials say themselves what became of them
     identity = secrets.token_hex(8)
     board = SearchBoard(identity)
-    images = share({"train": splits.train, "held_out": splits.held_out, "test": splits.test})
+    images = share(splits.parts())
 
     def task_of(trial: Trial) -> Task:
         made, offsets = stages(trial)

@@ -52,6 +52,7 @@ class Trainer(ABC):
         *,
         two_views: bool = False,
     ) -> None:
+        assert (run.data.generated is None) == (splits.generated is None)
         self.step = step
         self.config = run
         self.splits = splits

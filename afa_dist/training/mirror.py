@@ -40,6 +40,10 @@ UNANSWERED = (OSError, ValueError, pa.ArrowException)
 """What comes of a place that does not answer, or not with what is expected."""
 
 
+WRITTEN_ONCE = ("candidates",)
+"""Folders whose files, many and large, never change: what is there in the same size is not copied again."""
+
+
 class Mirror:
     """The copy of one run.
 
@@ -120,11 +124,15 @@ class Mirror:
 
     def put_files(self, directory: Path, only: str = "", without: Collection[str] = ()) -> None:
         """Copy everything but checkpoints, or the one file."""
+        there: dict[str, int] | None = None
         for file in files_in(directory):
             name = file.relative_to(directory)
             with contextlib.suppress(FileNotFoundError):  # it is gone again
                 state = file.stat()
                 new = self._sent.get(file) != (state.st_mtime_ns, state.st_size)
+                if new and name.parts[0] in WRITTEN_ONCE and not only:
+                    there = self.sizes() if there is None else there
+                    new = there.get(name.as_posix()) != state.st_size
                 if new and is_copied(name) and only in ("", str(name)) and str(name) not in without:
                     self._put(file, PurePosixPath(name.as_posix()))
                     self._sent[file] = (state.st_mtime_ns, state.st_size)

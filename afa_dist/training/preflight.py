@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from afa_dist.address import is_address
 from afa_dist.config import BaseRun, FinetuneRun, RobustRun, TrainingRun
 from afa_dist.config.architectures import parse_architecture
+from afa_dist.config.budget import images_of_epoch
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.generated import warn_of_other_parts
 from afa_dist.data.mixing import Mixture
@@ -24,7 +25,11 @@ def data_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
     """Mistakes of a training run that show beside its data."""
     batch, images = run.schedule.batch_size, len(splits.train)
     if mixture(run, splits).steps_per_epoch == 0:
-        yield Problem("schedule.batch_size", f"{batch} is more than the {images} training images; use at most {images}")
+        most = int(images * images_of_epoch(run.data)) if splits.generated is not None else images
+        mixed = f", which with generated ones fill {most} places" if most > images else ""
+        yield Problem(
+            "schedule.batch_size", f"{batch} is more than the {images} training images{mixed}; use at most {most}"
+        )
     if run.data.generated is not None:
         warn_of_other_parts(run.data, splits.real_fingerprint())
     if run.validation.patience and not len(splits.held_out):
@@ -70,6 +75,10 @@ def _start_problems(run: FinetuneRun) -> Iterator[Problem]:
             yield Problem("init", f"{run.init} is not a folder; give the run directory of a pre-training run, or scratch")
         elif summary is None:
             yield Problem("init", f"{run.init} is not a finished training run (it has no summary.json); finish it first")
+        elif "data_fingerprint" not in summary:
+            yield Problem(
+                "init", f"{run.init} is no training run; give the run directory of a pre-training run, or scratch"
+            )
 
 
 def other_start_problems(run: FinetuneRun) -> Iterator[Problem]:
@@ -119,7 +128,7 @@ def init_problems(run: TrainingRun, splits: DataSplits) -> Iterator[Problem]:
         return
     _warn_of_other_layer(run)
     summary = pretraining_directory(run.init).read_json("summary.json")
-    if summary.get("real_fingerprint", summary["data_fingerprint"]) != splits.real_fingerprint():
+    if (summary.get("real_fingerprint") or summary["data_fingerprint"]) != splits.real_fingerprint():
         warnings.warn(
             f"{run.init} was pre-trained on other images than these: if it saw the held-out ones, the choice of the best "
             "checkpoint is too optimistic (test accuracies are not affected)",

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "merge",
     "time_limit",
     "gpu_share",
+    "nearest",
     "parts",
     "optimiser.not_finite",
     "optimiser.max_skipped",
@@ -56,7 +57,7 @@ STAGES = ("pretrain", "finetune", "evaluate")
 PATHS = ("init", "pretrained", "corruptions_path")
 """Options that name a place: two ways of writing one place are no difference."""
 
-BY_CONTENT = ("model",)
+BY_CONTENT = ("model", "scorer")
 """Options that name something which is recognised by what is in it: where it lies may change."""
 
 

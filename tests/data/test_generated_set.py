@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -40,9 +41,23 @@ def test_a_set_is_a_part_of_its_own(tmp_path, digits):
     assert len(load_part(config, "held_out")) == len(digits.held_out)
 
 
+def swap(folder):
+    files = sorted(folder.glob("*.parquet"))
+    files[2].replace(files[1])
+    shutil.copy(files[0], files[2])
+
+
+def flip(folder):
+    """One bit of the pixels of one image."""
+    file = folder / "train-00000-of-00003.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
 def test_what_does_not_fit_is_refused_by_name(tmp_path, digits):
     cases = {
-        "large": ({"shape": (9, 9, 1)}, "images of 1 x 9 x 9 pixels, the real ones have 1 x 8 x 8; set data.image_size"),
+        "large": ({"shape": (9, 9, 1)}, "images of 1 x 9 x 9 pixels, the real ones have 1 x 8 x 8$"),
         "colour": ({"shape": (8, 8, 3)}, "images of 3 x 8 x 8 pixels"),
         "few": ({"classes": tuple("abc")}, "has 3 classes, the real images have 10"),
         "other": ({"classes": tuple("0123456798")}, "class '9' of .* is '8' among the real images"),
@@ -58,6 +73,16 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, digits):
         load_generated(DataConfig(generated=str(unfinished)), digits.train)
     with pytest.raises(UserError, match="not a folder"):
         load_generated(DataConfig(generated=str(tmp_path / "nothing")), digits.train)
+    for name, harm, words in (
+        ("lost", lambda f: (f / "train-00001-of-00003.parquet").unlink(), "lacks train-00001-of-00003.parquet"),
+        ("more", lambda f: shutil.copy(f / "train-00000-of-00003.parquet", f / "train-x.parquet"), "holds train-x.parquet"),
+        ("other rows", swap, "has 10 rows, its dataset.json says 25"),
+        ("damaged", flip, "is not a whole Parquet file"),
+    ):
+        folder = make_set(tmp_path, name)
+        harm(folder)
+        with pytest.raises(UserError, match=words):
+            load_generated(DataConfig(generated=str(folder)), digits.train)
     numbered = make_set(tmp_path, "numbered", classes=tuple("012"))  # labels alone, and not all of them
     assert load_generated(DataConfig(generated=str(numbered)), digits.train).classes == digits.train.classes
 
@@ -83,6 +108,10 @@ def test_a_run_mixes_them_in_and_says_so(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 18
     code, said = finetune(monkeypatch, capsys, tmp_path, *mixed)
     assert code == 0 and "already finished" in said
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/summary.json").write_text('{"images": 3}')
+    start = finetune(monkeypatch, capsys, tmp_path, "--init", tmp_path / "set", "--name", "other")
+    assert start[0] == 2 and "is no training run" in start[1]
     code, said = finetune(monkeypatch, capsys, tmp_path)  # the same name, without them
     assert code == 2 and "images are not those" in said
 

@@ -14,7 +14,7 @@ from afa_dist.data.loader import Loader
 from afa_dist.data.mixing import Mixture
 from afa_dist.distributed import SLICE, World, derive_seed
 
-SHARES = st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.75, 0.9, 1.0])
+SHARES = st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.75, 0.9, 1.0, 2 / 3, 0.7000000000000001]) | st.floats(0.01, 0.99)
 
 
 def naive_rows(mixture, steps, order_of):
@@ -58,7 +58,7 @@ def test_rows_are_those_that_the_shares_so_far_demand(real, generated, size, sha
 @given(real=st.integers(20, 200), generated=st.integers(1, 50), size=st.integers(2, 20), share=SHARES)
 def test_an_epoch_is_a_pass_over_the_real_images_with_the_exact_share(real, generated, size, share):
     mixture = Mixture.of(real, generated, size, share)
-    exact = Fraction(str(share))
+    exact = Fraction(repr(share))
     for epoch in (0, 3):
         steps = range(epoch * mixture.steps_per_epoch, (epoch + 1) * mixture.steps_per_epoch)
         rows = np.stack([mixture.rows(0, step) for step in steps])
@@ -72,6 +72,15 @@ def test_an_epoch_is_a_pass_over_the_real_images_with_the_exact_share(real, gene
             assert (places + size) - int((places + size) * exact) > real  # not one more batch would have been filled
         else:
             assert places <= real < places + size
+
+
+def test_shares_with_many_digits_and_large_sets_stay_exact():
+    mixture = Mixture.of(50_000, 1_000_000, 512, 2 / 3)
+    rows = np.concatenate([mixture.rows(0, step) for step in range(mixture.steps_per_epoch)])
+    own = rows[rows >= 0]
+    assert len(set(own.tolist())) == len(own) > 49_800
+    assert (rows < 0).sum() == int(len(rows) * Fraction(repr(2 / 3)))
+    assert len(set(rows[rows < 0].tolist())) == (rows < 0).sum()
 
 
 def test_generated_images_are_all_seen_before_one_is_seen_again():

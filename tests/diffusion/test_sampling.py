@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -127,6 +128,28 @@ def test_another_set_in_the_directory_is_refused_by_what_differs(diffusion_model
             check(run_of(diffusion_model, tmp_path, **{option: value}))
 
 
+def test_a_finished_set_is_known_without_its_candidates(diffusion_model, tmp_path):
+    run = run_of(diffusion_model, tmp_path)
+    summary = drawn(run)
+    shutil.rmtree(tmp_path / "run/candidates")
+    assert drawn(dataclasses.replace(run, nearest=0)) == summary
+    with pytest.raises(UserError, match="seed"):
+        check(dataclasses.replace(run, seed=1))
+
+
+def test_scorers_and_models_that_do_not_fit_are_refused(diffusion_model, trained_run, tmp_path):
+    scorer = str(trained_run.path)
+    with pytest.raises(UserError, match=r"are not the model's"):
+        check(run_of(diffusion_model, tmp_path, classes=tuple("1023456789")))
+    folder = tmp_path / "model"
+    shutil.copytree(diffusion_model, folder)
+    record = json.loads((folder / "trained_on.json").read_text())
+    (folder / "trained_on.json").write_text(json.dumps({**record, "classes": list("1023456789"), "label_dropout": 0}))
+    with pytest.raises(UserError) as caught:
+        check(run_of(folder, tmp_path, scorer=scorer, guidance=2.0))
+    assert "in this order" in str(caught.value) and "edm.label_dropout" in str(caught.value)
+
+
 def test_images_do_not_depend_on_those_they_are_drawn_with(diffusion_model):
     source = open_source(str(diffusion_model))
     sampler = Sampler(run_of(diffusion_model, "."), source.pipeline, source.trained_on["classes"], None, "cpu")
@@ -178,6 +201,10 @@ def test_how_many_are_drawn_and_how_ties_are_broken():
     labels, scores = np.array([0, 1, 0, 1, 0, 1, 0, 1]), np.array([-1.0, -3, -1, -2, -1, -2, -5, -9])
     assert chosen(labels, scores, 0.5, 4, 2).tolist() == [0, 2, 3, 5]
     assert chosen(labels, scores, 0.5, 3, 2).tolist() == [0, 2, 3]  # an even share of three, the first class one more
+    alone = np.zeros(20, dtype=int)
+    assert chosen(alone, -np.arange(20.0), 1.0, 12, 10).tolist() == list(range(12))  # never more than asked for
+    uneven = np.array([0] * 2 + [1] * 9)
+    assert np.bincount(uneven[chosen(uneven, np.zeros(11), 1.0, 8, 2)]).tolist() == [2, 6]
 
 
 @pytest.mark.ray

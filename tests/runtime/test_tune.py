@@ -285,7 +285,7 @@ def test_a_wide_trial_whose_process_is_killed_gets_its_workers_back(tmp_path):
     """Without a dashboard Ray would keep their places for those that are gone."""
     (tmp_path / "space.yaml").write_text("finetune.beta: [6.0, 3.0]\n")
     arguments = ["--space", "space.yaml", "--max-trials", 1, "--final", "none", "--scaling.workers", 2]
-    arguments += ["--finetune.schedule.epochs", 40]
+    arguments += ["--finetune.schedule.epochs", 24]
     with nodes_of(head_cpus=2) as cluster, (tmp_path / "log.txt").open("w") as log:
         driver = subprocess.Popen(command_of(tmp_path, *arguments), cwd=tmp_path, stdout=log, stderr=log, env=cluster.env)
         checkpoints = tmp_path / "runs/s/trials/0000/finetune/checkpoints"

@@ -111,7 +111,7 @@ def test_warnings_on_two_nodes_are_heeded_by_all(desk):
     assert desk.ends(job)[:2] == ["preemption", "preemption"]
     read, _ = reader.communicate(timeout=60)
     assert reader.returncode == 0
-    assert not set(desk.log(job).splitlines()) - set(read.splitlines())
+    assert set(desk.log(job).splitlines()) - set(read.splitlines()) <= {""}
 
 
 def test_a_run_in_an_object_store(desk, tmp_path, undisturbed):
