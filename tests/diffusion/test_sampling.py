@@ -23,6 +23,7 @@ from afa_dist.evaluation.subject import load_subject
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.sample import sample
 from afa_dist.runtime.sampling_checks import check
+from afa_dist.training.mirror import Mirror
 from tests.diffusion.test_nearest import decoded
 from tests.evaluation.helpers import killed_and_warned
 
@@ -76,6 +77,28 @@ def test_shares_of_an_array_make_the_same_set(diffusion_model, tmp_path, undistu
     (tmp_path / "aside").rename(tmp_path / "run/candidates/000001.parquet")
     summary = drawn(dataclasses.replace(run, merge=True))
     assert summary == undisturbed[0] and table_of(tmp_path).equals(undisturbed[1])
+
+
+def test_machines_that_have_only_a_store_in_common(diffusion_model, tmp_path, undisturbed, monkeypatch):
+    """One draws a share, another the other, a third puts them together; what is there is not copied again."""
+    run = run_of(diffusion_model, f"file://{tmp_path}/store")
+    copied = []
+    put = Mirror._put
+    monkeypatch.setattr(Mirror, "_put", lambda self, file, target: copied.append(str(target)) or put(self, file, target))
+    for machine, options in (
+        ("a", {"shard": "1/2"}),
+        ("b", {"shard": "2/2"}),
+        ("b", {"shard": "2/2"}),
+        ("c", {"merge": True}),
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        summary = drawn(dataclasses.replace(run, **options))
+    assert summary == undisturbed[0]
+    assert table_of(tmp_path / "store").equals(undisturbed[1])
+    assert sorted(name for name in copied if name.startswith("candidates/0")) == [
+        f"candidates/{n:06d}.parquet" for n in range(3)
+    ]
+    assert {path.name for path in (tmp_path / "store/run").iterdir()} >= {"data", "summary.json", "samples.png"}
 
 
 def test_damaged_shards_are_drawn_again_and_whole_ones_are_not(diffusion_model, tmp_path, undisturbed):
