@@ -29,7 +29,7 @@ from afa_dist.data.image_set import ImageSet, hold_out
 from afa_dist.distributed import World
 from afa_dist.errors import UserError
 from afa_dist.training.job import data_shape, make_step
-from afa_dist.training.loop import Trainer
+from afa_dist.training.robust import RobustTrainer
 from afa_dist.training.run_dir import RunDirectory
 
 
@@ -48,7 +48,7 @@ def train(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock(folder / "clock.json", options.deadline)
     step = make_step(run, data_shape(splits), World(device=device))
-    trainer = Trainer(step, run, splits, directory, World(device=device), clock.on_row)
+    trainer = RobustTrainer(step, run, splits, directory, World(device=device), clock.on_row)
     try:
         result = trainer.run()
     except TimeIsUp:

@@ -188,11 +188,12 @@ class Trainer(ABC):
     def leave_out(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> None:
         """Go on with the next images, weights as they were, or end the run, as `optimiser.not_finite` says."""
         index = self.done
+        mixed = ", of generated ones -1 - row" if self.loader.generated is not None else ""
         notes = {
             "seed": self.config.seed,
             **self.notes(index),
             "workers": self.world.size,
-            "images (rows of the training part; -1 - row of the generated images)": self.loader.indices(index).tolist(),
+            f"images (rows of the training part{mixed})": self.loader.indices(index).tolist(),
             "checkpoints": self.directory.checkpoints.steps(),
         }
         self.not_finite.answer(Incident(index, loss.detach(), gradient_norm, notes))

@@ -25,9 +25,10 @@ class RobustTrainer(Trainer):
     step: Step
     config: RobustRun
 
-    def __init__(self, step: Step, run: RobustRun, *args: Any) -> None:
+    def __init__(self, step: Step, run: RobustRun, *args: Any, **options: Any) -> None:
+        """The other arguments are those of `Trainer`."""
         two_views = isinstance(run, PretrainRun) and run.method.views == "independent"
-        super().__init__(step, run, *args, two_views=two_views)
+        super().__init__(step, run, *args, two_views=two_views, **options)
 
     def new_selection(self) -> Selection:
         # A model trained on clean images alone is chosen by its clean accuracy.

@@ -22,7 +22,7 @@ from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World
 from afa_dist.runtime.launch import launch
 from afa_dist.runtime.placement import Placement
-from afa_dist.training import loop
+from afa_dist.training import robust
 from afa_dist.training.initial import load_encoder
 from afa_dist.training.job import data_shape, make_step
 from afa_dist.training.preflight import directory_problems, init_problems
@@ -91,7 +91,7 @@ def test_clean_training_is_chosen_by_clean_accuracy_and_adversarial_by_robust(
 ):
     """Validations in which the two disagree; of equals the one better in the other counts."""
     measured = iter([(0.8, 0.1), (0.9, 0.2), (0.7, 0.3), (0.6, 0.3)])
-    monkeypatch.setattr(loop, "validate", lambda *_: dict(zip(("clean_acc", "robust_acc"), next(measured), strict=True)))
+    monkeypatch.setattr(robust, "validate", lambda *_: dict(zip(("clean_acc", "robust_acc"), next(measured), strict=True)))
     run = dataclasses.replace(LINEAR, runs_dir=str(tmp_path), mode="full", init="scratch", objective=objective)
     directory, summary = fit(run, splits)
     steps = [row["step"] for row in directory.metrics() if row["phase"] == "validation"]

@@ -17,7 +17,7 @@ from afa_dist.data.catalogue import load_splits
 from afa_dist.distributed import World, join_group
 from afa_dist.errors import TrainingError
 from afa_dist.training.job import data_shape, make_step, wrap
-from afa_dist.training.loop import Trainer
+from afa_dist.training.robust import RobustTrainer
 from afa_dist.training.run_dir import RunDirectory
 from tests.training.test_resume import RUNS
 
@@ -37,7 +37,7 @@ def trainer(run, splits, folder, world=World(), bad_steps=(), rank=0):
     step = make_step(run, data_shape(splits), World())
     if world.size > 1:
         step.forward = wrap(step.forward, world)
-    made = Trainer(step, run, splits, directory, world, on_row=lambda row: None)
+    made = RobustTrainer(step, run, splits, directory, world, on_row=lambda row: None)
     original = step.loss
 
     def loss(batch, x_adv):

@@ -11,7 +11,7 @@ from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
 from afa_dist.models.build import DataShape
 from afa_dist.training.job import data_shape, make_step
-from afa_dist.training.loop import Trainer
+from afa_dist.training.robust import RobustTrainer
 from afa_dist.training.run_dir import RunDirectory
 from tests.losses.naive import dense_afa_loss
 
@@ -111,7 +111,7 @@ def test_eps_zero_is_clean_supervised_contrast():
 def test_a_run_trains_on_the_views_that_it_asks_for(views, digits, tmp_path):
     run = PretrainRun(data=DataConfig(crop_padding=1), method=MethodConfig(views=views), model=ModelConfig(width=8))
     step = make_step(run, data_shape(digits), World())
-    batch = Trainer(step, run, digits, RunDirectory(tmp_path), World(), lambda row: None).loader.batch(0)
+    batch = RobustTrainer(step, run, digits, RunDirectory(tmp_path), World(), lambda row: None).loader.batch(0)
     assert torch.equal(batch.images_BCHW, batch.other_view) == (views == "same")
 
 
