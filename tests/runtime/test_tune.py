@@ -334,8 +334,8 @@ def test_what_the_cluster_cannot_hold_is_refused_with_the_arithmetic(ray_cluster
 
 def test_it_runs_as_a_ray_job_and_leaves_when_its_time_is_up(ray_cluster, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
-    arguments = ["--space", tmp_path / "space.yaml", "--runs_dir", tmp_path / "runs", "--final", "none", "--max-trials", 999]
-    arguments += ["--budget-hours", 27 / 3600]
+    arguments = ["--space", tmp_path / "space.yaml", "--runs_dir", tmp_path / "runs", "--final", "none"]
+    arguments += ["--max-trials", 999, "--budget-hours", 27 / 3600]
     words = [str(word) for word in command_of(tmp_path, *arguments)]
     submit = [Path(sys.executable).parent / "ray", "job", "submit", "--", *words]
     done = subprocess.run(submit, capture_output=True, text=True, cwd=tmp_path, timeout=300, env=dict(os.environ))
