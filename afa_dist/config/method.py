@@ -33,28 +33,21 @@ class MethodConfig(Section):
     )
 
 
+_DECAY = "share of the average that a step keeps, such as 0.995; less in the first steps, (1+t)/(10+t); 0 = off"
+
+
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class AverageConfig(Section):
     """Exponential moving average of the weights; with it, the average is what is validated and exported."""
 
-    decay: float = setting(
-        0.999,
-        "share of the average that a step keeps, such as 0.995; less in the first steps, (1+t)/(10+t); 0 = off",
-        ge=0,
-        le=0.999999,
-    )
+    decay: float = setting(0.999, _DECAY, ge=0, le=0.999999)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class EmaConfig(AverageConfig):
     """The average of a network with BatchNorm."""
 
-    decay: float = setting(
-        0.0,
-        "share of the average that a step keeps, such as 0.995; less in the first steps, (1+t)/(10+t); 0 = off",
-        ge=0,
-        le=0.999999,
-    )
+    decay: float = setting(0.0, _DECAY, ge=0, le=0.999999)
     bn: Literal["copied", "recomputed"] = setting(
         "copied",
         "BatchNorm statistics of the average: a copy of the trained network's, or computed anew with the averaged weights "

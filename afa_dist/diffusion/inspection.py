@@ -28,9 +28,9 @@ def seen_by(net: Classifier, images: ImageSet, tick: Callable[[int], None]) -> t
     predictions, features = [], []
     for start in range(0, len(images), BATCH):
         x = images.pixels(slice(start, start + BATCH)).to(device)
-        features_BF = at_least_fp32(net.encoder(x))
-        predictions.append(net(x).argmax(dim=1).cpu())
-        features.append(features_BF.cpu())
+        features_BF = net.encoder(x)
+        predictions.append(net.linear(features_BF).argmax(dim=1).cpu())
+        features.append(at_least_fp32(features_BF).cpu())
         tick(len(x))
     return torch.cat(predictions), torch.cat(features)
 

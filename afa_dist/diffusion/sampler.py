@@ -59,8 +59,7 @@ class Sampler:
         intended = np.array([number % len(self.classes) for number in numbers])
         seeds = [derive_seed("generate", self.run.seed, number) for number in numbers]
         images_BHWC = self.images(intended, seeds)
-        predicted, score = self.scored(images_BHWC, intended)
-        labels = predicted if self.run.labels == "scorer" else intended
+        labels, predicted, score = self.scored(images_BHWC, intended)
         rows = [
             {"bytes": png(image), "path": f"{number:09d}.png"} for image, number in zip(images_BHWC, numbers, strict=True)
         ]
@@ -80,10 +79,10 @@ class Sampler:
             raise UserError.one("model", f"draws images that are not finite, such as that with seed {seeds[0]}")
         return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
 
-    def scored(self, images_BHWC: np.ndarray, intended: np.ndarray) -> tuple[Any, Any]:
-        """The scorer's label of each image and the log-probability of the label it gets, or Nones without a scorer."""
+    def scored(self, images_BHWC: np.ndarray, intended: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+        """The label of each image, what the scorer sees, and its log-probability of the label; Nones without a scorer."""
         if self.scorer is None:
-            return [None] * len(intended), [None] * len(intended)
+            return intended, [None] * len(intended), [None] * len(intended)
         x = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).to(self.device).float() / 255
         logits = self.scorer(x)
         if logits.shape != (len(x), len(self.classes)):
@@ -94,7 +93,7 @@ class Sampler:
         log_p = logits.double().log_softmax(dim=1).cpu().numpy()
         predicted = log_p.argmax(axis=1)
         labels = predicted if self.run.labels == "scorer" else intended
-        return predicted, log_p[np.arange(len(labels)), labels]
+        return labels, predicted, log_p[np.arange(len(labels)), labels]
 
     def _arguments(self, intended: np.ndarray) -> dict[str, Any]:
         given: dict[str, Any] = {}

@@ -13,14 +13,13 @@ from afa_dist.data.image_set import ImageSet
 from afa_dist.data.loader import Batch
 from afa_dist.diffusion.denoiser import Denoiser
 from afa_dist.diffusion.dropout import with_sliced_dropout
-from afa_dist.distributed import SLICE, SlicedRandom, World, beat
+from afa_dist.distributed import SlicedRandom, World, beat
 from afa_dist.training.metrics import Meter
 from afa_dist.training.step import StepOutput, autocast
+from afa_dist.training.validate import own_parts
 
 LEVELS = 8
 """Noise levels at which each held-out image is measured, one from each eighth of those of training."""
-
-SLICES_A_PASS = 16
 
 
 class DenoiseStep:
@@ -71,14 +70,10 @@ class DenoiseStep:
         meter = Meter(world)
         meter.add({"loss": (torch.zeros((), device=world.device), 0)})
         dtype = next(self.net.parameters()).dtype
-        share = -(-len(held_out) // (SLICE * world.size)) * SLICE
-        chunk = min(SLICE * SLICES_A_PASS, share)
-        for number, start in enumerate(range(0, len(held_out), chunk)):
-            if number % world.size != world.rank:
-                continue
-            x = to_symmetric(held_out.pixels(slice(start, start + chunk)).to(world.device, dtype))
-            y = held_out.labels_N[start : start + chunk].to(world.device)
-            random = SlicedRandom("validate", self.run.seed, start=start, count=len(y), device=world.device)
+        for own in own_parts(len(held_out), world):
+            x = to_symmetric(held_out.pixels(own).to(world.device, dtype))
+            y = held_out.labels_N[own].to(world.device)
+            random = SlicedRandom("validate", self.run.seed, start=own.start, count=len(y), device=world.device)
             place_B = random.uniform().to(dtype)
             for level in range(LEVELS):
                 quantile_B = ((level + place_B) / LEVELS).clamp(1e-6, 1 - 1e-6)

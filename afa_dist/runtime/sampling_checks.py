@@ -83,17 +83,13 @@ def _model_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Prob
     from afa_dist.diffusion.sampler import pipeline_problems
 
     yield from pipeline_problems(prepared.source.pipeline, run)
-    known = len(prepared.source.trained_on.get("classes", ()))
     if not prepared.classes:
         yield Problem("classes", "are needed: the model does not say which it knows; name them in order, A,B,...")
         return
-    if known and len(prepared.classes) != known:
-        yield Problem("classes", f"{len(prepared.classes)} are named, the model knows {known}")
     trained = prepared.source.trained_on
-    if trained and trained.get("classes") and run.classes and list(run.classes) != trained["classes"]:
-        yield Problem(
-            "classes", f"{', '.join(run.classes)} are not the model's: {', '.join(trained['classes'])}; leave it out"
-        )
+    known = trained.get("classes", [])
+    if known and list(prepared.classes) != known:
+        yield Problem("classes", f"{', '.join(run.classes)} are not the model's: {', '.join(known)}; leave it out")
     if run.guidance not in (None, 1) and trained.get("label_dropout") == 0:
         yield Problem("guidance", "needs a model that was trained without labels too (edm.label_dropout above 0)")
     if prepared.scorer is not None:

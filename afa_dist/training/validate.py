@@ -5,6 +5,7 @@ Legend: N held-out images, B images of one pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -31,16 +32,10 @@ def validate(step: Step, held_out: ImageSet, threat: ThreatConfig, steps: int, s
     zero = torch.zeros((), device=world.device)
     names = ["clean_acc", "robust_acc"] if steps else ["clean_acc"]
     meter.add(dict.fromkeys(names, (zero, 0)))
-    chunk = SLICE * SLICES_A_PASS
-    # Small held-out sets are shared too: never more than an even share of slices in one pass.
-    share = -(-len(held_out) // (SLICE * world.size)) * SLICE
-    chunk = min(chunk, share)
     dtype = next(step.net.parameters()).dtype
-    for index, start in enumerate(range(0, len(held_out), chunk)):
-        if index % world.size != world.rank:
-            continue
-        x = held_out.images_NCHW[start : start + chunk].to(world.device, dtype) / 255
-        y = held_out.labels_N[start : start + chunk].to(world.device)
+    for own in own_parts(len(held_out), world):
+        x = held_out.images_NCHW[own].to(world.device, dtype) / 255
+        y = held_out.labels_N[own].to(world.device)
         with attack_mode(step.net):
             with torch.no_grad():
                 right_B = step.logits(x).argmax(dim=1) == y
@@ -49,7 +44,7 @@ def validate(step: Step, held_out: ImageSet, threat: ThreatConfig, steps: int, s
             if not steps:
                 continue
             ball = Ball(threat.norm, threat.eps)
-            random = SlicedRandom("validate", seed, start=start, count=len(y), device=world.device)
+            random = SlicedRandom("validate", seed, start=own.start, count=len(y), device=world.device)
             x_adv = pgd(
                 partial(_cross_entropy, step, y),
                 x,
@@ -62,6 +57,16 @@ def validate(step: Step, held_out: ImageSet, threat: ThreatConfig, steps: int, s
                 robust_B = right_B & (step.logits(x_adv).argmax(dim=1) == y)
             meter.add({"robust_acc": (robust_B.sum(), len(y))})
     return meter.take()
+
+
+def own_parts(images: int, world: World) -> Iterator[slice]:
+    """The held-out images that this worker measures, as many as pass together at a time."""
+    # Small held-out sets are shared too: never more than an even share of slices in one pass.
+    share = -(-images // (SLICE * world.size)) * SLICE
+    chunk = min(SLICE * SLICES_A_PASS, share)
+    for number, start in enumerate(range(0, images, chunk)):
+        if number % world.size == world.rank:
+            yield slice(start, start + chunk)
 
 
 def _cross_entropy(step: Step, labels_B: torch.Tensor, x_adv: torch.Tensor) -> torch.Tensor:
