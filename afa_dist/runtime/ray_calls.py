@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import secrets
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -18,20 +23,25 @@ LOOK_SECONDS = 0.5
 """How long to wait for a task before looking around."""
 
 
-class Ingredients(Protocol):
-    """What a worker makes its subject from, which it keeps for the next task. Small: the rest is in the object store."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ingredients(ABC):
+    """What a worker makes its subject from, which it keeps for the next task. Small: the rest is in the object store.
+
+    token: equal for the tasks of one start, and for no others. import_from: where the driver finds modules that networks
+    may be made of.
+    """
+
+    threads: int
+    device: str
+    token: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    import_from: str = dataclasses.field(default_factory=lambda: str(Path.cwd()))
 
     @property
-    def token(self) -> str:
-        """Equal for the tasks of one start, and for no others."""
-
-    @property
-    def threads(self) -> int: ...
-
-    @property
+    @abstractmethod
     def calls(self) -> Calls:
         """What the subject can be asked for."""
 
+    @abstractmethod
     def make(self) -> Any:
         """The subject, in a worker."""
 
@@ -43,6 +53,8 @@ def _call(ingredients: Ingredients, name: str, args: tuple[Any, ...]) -> Any:
     if ingredients.token not in _subjects:
         torch.set_num_threads(ingredients.threads)
         keep_freed_memory()
+        if ingredients.import_from not in sys.path:
+            sys.path.append(ingredients.import_from)
         _subjects.clear()  # of a job before this one
         _subjects[ingredients.token] = ingredients.make()
     return ingredients.calls[name](_subjects[ingredients.token], *args)

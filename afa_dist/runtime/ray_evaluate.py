@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
-import sys
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,30 +15,22 @@ from afa_dist.evaluation.work import CALLS
 from afa_dist.runtime.evaluation_checks import Prepared
 from afa_dist.runtime.paths import absolute
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.ray_calls import OnRay
+from afa_dist.runtime.ray_calls import Ingredients, OnRay
 from afa_dist.runtime.sharing import SharedImages, same_images, share
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ingredients:
-    """import_from: where the driver finds modules that the network may be made of."""
-
-    token: str
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Ingredients(Ingredients):
     run: EvaluateRun
     net: ray.ObjectRef[Any]
     images: SharedImages | None
     fingerprint: str
-    threads: int
-    device: str
-    import_from: str
 
     @property
     def calls(self) -> Calls:
         return CALLS
 
     def make(self) -> ShardEvaluator:
-        if self.import_from not in sys.path:
-            sys.path.append(self.import_from)
         if self.images is not None:
             test = self.images.get()["test"]
         else:
@@ -52,13 +41,11 @@ class _Ingredients:
 def on_ray(run: EvaluateRun, prepared: Prepared, placement: Placement) -> OnRay:
     """The executor of an evaluation."""
     ingredients = _Ingredients(
-        token=secrets.token_hex(8),
         run=absolute(run),
         net=ray.put(prepared.subject.net),
         images=share({"test": prepared.test}),
         fingerprint=prepared.test.fingerprint(),
         threads=placement.threads,
         device="cuda" if placement.gpu else "cpu",
-        import_from=str(Path.cwd()),
     )
     return OnRay(ingredients, placement, most=run.scaling.most, gpu_share=run.gpu_share, retries=run.scaling.max_failures)
