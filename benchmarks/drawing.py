@@ -11,6 +11,7 @@ processes have run before. Prints a table and writes results/drawing.json. Run i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import tempfile
 from pathlib import Path
@@ -22,8 +23,8 @@ from rich.table import Table
 from afa_dist.cli.words import say
 from afa_dist.config import SampleRun, ScalingConfig
 from afa_dist.runtime.cluster import session
+from afa_dist.runtime.image_sets import make_set
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sample import sample
 from afa_dist.runtime.sampling_checks import PreparedSampling, check
 
 STEPS = 18
@@ -53,7 +54,8 @@ class Drawing:
 
     def job(self, placement: Placement) -> None:
         """The whole job, where `placement` says."""
-        sample(self.run(placement.workers), self.prepared, placement, lambda progress: None)
+        prepared = dataclasses.replace(self.prepared, run=self.run(placement.workers))
+        make_set(prepared, placement, lambda progress: None)
 
     @torch.no_grad()
     def bare(self) -> None:

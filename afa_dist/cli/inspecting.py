@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import StageProgress
+from afa_dist.cli.image_sets import with_recorded_data
 from afa_dist.cli.job import raise_any, resolve_alone, run_job
 from afa_dist.cli.words import say
 from afa_dist.config import InspectRun
@@ -28,7 +28,6 @@ from afa_dist.evaluation.summary import accuracy_words
 from afa_dist.files import write_json
 from afa_dist.models.networks import Classifier
 from afa_dist.runtime.placement import cores
-from afa_dist.training.run_dir import RunDirectory
 
 DESCRIPTION = "See what a set of generated images is worth, by a classifier that had no part in it."
 
@@ -59,13 +58,7 @@ def main(words: Sequence[str], program: str) -> int:
 def resolve(arguments: Arguments) -> tuple[type[InspectRun], dict[str, Any]]:
     """default < the images recorded with the set < file < command line."""
     cls, values = resolve_alone(InspectRun)(arguments)
-    if not isinstance(values.get("samples"), str) or not values["samples"]:
-        return cls, values
-    try:
-        recorded = RunDirectory.at(values["samples"]).read_config().get("data")
-    except UserError:
-        recorded = None
-    return cls, recipes.merge({"data": recorded} if isinstance(recorded, Mapping) else {}, values)
+    return cls, with_recorded_data(values, "samples")
 
 
 def check(run: InspectRun) -> Prepared:

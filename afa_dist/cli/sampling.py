@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from afa_dist.cli import recipes
 from afa_dist.cli.arguments import Arguments, parse
-from afa_dist.cli.console import EvaluationProgress
-from afa_dist.cli.job import resolve_alone, run_job, where_of
+from afa_dist.cli.image_sets import describe_shards, make_and_show
+from afa_dist.cli.job import resolve_alone, run_job
 from afa_dist.cli.words import counted, percent, say
 from afa_dist.config import SampleRun
-from afa_dist.diffusion.selection import drawn_for
 from afa_dist.errors import UserError
-from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.sampling_checks import PreparedSampling, check
-from afa_dist.training.run_dir import RunDirectory
 
 DESCRIPTION = "Draw a set of images from a diffusion model, class by class."
 
@@ -67,50 +62,14 @@ def check_partly(values: Mapping[str, Any]) -> None:
 
 def describe(run: SampleRun, prepared: PreparedSampling) -> None:
     """Say what would be drawn, and where."""
-    drawn = drawn_for(run.count, len(prepared.classes), run.keep)
+    drawn = prepared.candidates
     chosen = f", the best {percent(run.keep)} of {drawn} by {run.scorer}" if run.keep < 1 else ""
     say(f"model: {run.model} ({type(prepared.source.pipeline).__name__}), {counted(len(prepared.classes), 'class')}")
-    shards = -(-drawn // run.shard_size)
-    share = f", of which {len(run.shards_of(shards))} in this start" if run.shard else ""
-    say(f"images: {run.count}{chosen}, in {counted(shards, 'shard')}{share}")
-    say(f"runs {preview(run.scaling)}")
-    say(f"directory: {where_of(run)}")
+    say(f"images: {run.count}{chosen}")
+    describe_shards(run, drawn)
 
 
 def execute(run: SampleRun, prepared: PreparedSampling) -> None:
     """Draw and show what came out."""
-    from afa_dist.runtime.sample import sample
-
     describe(run, prepared)
-    with session(run.scaling, gpu_share=run.gpu_share) as placement, EvaluationProgress("sample") as progress:
-        summary = sample(run, prepared, placement, progress.show)
-    if "shard" in summary:
-        done = f"{counted(summary['shards'], 'shard')} of {summary['of']} done by shard {run.shard}"
-        say(f"{done}; when all starts are done, the same command with --merge in place of --shard makes the set")
-    else:
-        show(run, summary)
-    say(f"run directory: {where_of(run)}")
-
-
-def show(run: SampleRun, summary: Mapping[str, Any]) -> None:
-    """A finished set."""
-    least, most = min(summary["per_class"]), max(summary["per_class"])
-    say(f"{summary['images']} images of {summary['drawn']} drawn, {least} to {most} of each class")
-    if "agreement" in summary:
-        say(f"the scorer sees the class that was meant in {percent(summary['agreement'])} of all drawn")
-    if summary.get("nearest"):
-        say(nearest_table(summary["nearest"]))
-    folder = RunDirectory.of(run).path
-    say(f"look at them: {folder / 'samples.png'}")
-    say(f"train on them: --data.generated {folder} --data.generated_fraction 0.7")
-
-
-def nearest_table(nearest: Mapping[str, Any]) -> Table:
-    """How close the images come to real ones."""
-    title = f"nearest neighbours of {nearest['images']} images (root mean square difference of pixels, 0 to 1)"
-    table = Table("among", "median", "of real images", "close to one", "copies", title=title, title_justify="left")
-    for name, words in (("train", "training images"), ("test", "test images")):
-        found = nearest[name]
-        close = f"{percent(found['closer'])} (usual: 1 %)"
-        table.add_row(words, f"{found['median']:.4f}", f"{found['usual_median']:.4f}", close, str(found["copies"]))
-    return table
+    make_and_show(run, prepared, "sample")

@@ -7,7 +7,7 @@ from afa_dist.config.base import BaseRun
 from afa_dist.config.diffusion import DiffusionRun, EdmConfig, UNetConfig
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
-from afa_dist.config.generating import SampleRun
+from afa_dist.config.generating import SampleRun, SelectRun, SetRun
 from afa_dist.config.inspecting import InspectRun
 from afa_dist.config.method import (
     AverageConfig,
@@ -63,6 +63,8 @@ __all__ = [
     "PretrainRun",
     "RobustRun",
     "SampleRun",
+    "SelectRun",
+    "SetRun",
     "ScalingConfig",
     "ScheduleConfig",
     "Section",

@@ -31,7 +31,7 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
         raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
     if (folder / "config.yaml").exists() and not (folder / "data" / DATASET).exists():
         raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py sample first")
-    _check_files(folder)
+    check_files(folder, "data.generated")
     found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
     if found.shape != train.shape:
         sizes = [" x ".join(map(str, part.shape)) for part in (found, train)]
@@ -45,12 +45,12 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
     return ImageSet(found.images_NCHW, found.labels_N, train.classes)
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path, option: str) -> None:
     """Whether all files of a set are there, where it is recorded which there are; what is in them is checked as they are
     read.
 
     Raises:
-        UserError: some are missing, or there are others.
+        UserError: some are missing, or there are others; `option` named them.
     """
     recorded = record_of(str(folder)).get("files")
     if not isinstance(recorded, list):
@@ -59,24 +59,28 @@ def _check_files(folder: Path) -> None:
     wanted = {str(file["name"]): file["rows"] for file in recorded}
     if missing := sorted(set(wanted) - set(files)):
         what = f"{folder} lacks {', '.join(missing[:5])}, which its {DATASET} names ({len(missing)} of {len(wanted)} files)"
-        raise UserError.one("data.generated", f"{what}; copy or make it again")
+        raise UserError.one(option, f"{what}; copy or make it again")
     if foreign := sorted(set(files) - set(wanted)):
-        raise UserError.one("data.generated", f"{folder} holds {', '.join(foreign[:5])}, which its {DATASET} does not know")
+        raise UserError.one(option, f"{folder} holds {', '.join(foreign[:5])}, which its {DATASET} does not know")
     for name, rows in wanted.items():
         if (found := pq.read_metadata(files[name]).num_rows) != rows:
-            raise UserError.one("data.generated", f"{files[name]} has {found} rows, its {DATASET} says {rows}")
+            raise UserError.one(option, f"{files[name]} has {found} rows, its {DATASET} says {rows}")
 
 
 def _check_classes(folder: Path, found: ImageSet, train: ImageSet) -> None:
     """Files may name no classes: then their labels count, which must be among those of the real images."""
-    numbered = found.classes == tuple(str(number) for number in range(len(found.classes)))
-    if numbered and len(found.classes) <= len(train.classes):
+    if numbered(found.classes) and len(found.classes) <= len(train.classes):
         return
     if len(found.classes) != len(train.classes):
         what = f"{folder} has {len(found.classes)} classes, the real images have {len(train.classes)}"
         raise UserError.one("data.generated", what)
     ours, theirs = next(pair for pair in zip(found.classes, train.classes, strict=True) if pair[0] != pair[1])
     raise UserError.one("data.generated", f"class {ours!r} of {folder} is {theirs!r} among the real images")
+
+
+def numbered(classes: tuple[str, ...]) -> bool:
+    """Whether these are no names, but numbers from 0 on, as files have them that name no classes."""
+    return classes == tuple(str(number) for number in range(len(classes)))
 
 
 def record_of(generated: str) -> dict[str, Any]:

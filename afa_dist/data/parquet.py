@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -78,14 +79,11 @@ def _read(files: list[Path]) -> _Table:
     counts: list[tuple[Path, int]] = []
     classes: tuple[str, ...] = ()
     for path in files:
-        try:
+        with named_failures(path):
             schema = pq.read_schema(path)
-            image_column, label_column = _columns(schema, path)
+            image_column, label_column = image_and_label(schema, path)
             table = read_rows(path, [image_column, label_column])
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError.one(str(path), f"is not a whole Parquet file ({reason}); fetch or write it again") from error
-        names = _class_names(schema, label_column)
+        names = class_names(schema, label_column)
         if names and classes and names != classes:
             what = f"names the classes {_shown(names)}, a file before it {_shown(classes)}; write them with one list"
             raise UserError.one(str(path), what)
@@ -102,8 +100,26 @@ def _read(files: list[Path]) -> _Table:
     return _Table(pa.chunked_array(images, type=images[0].type), labels_N, classes, counts)
 
 
-def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
-    """Names of the image and the label column."""
+@contextlib.contextmanager
+def named_failures(path: Path) -> Iterator[None]:
+    """Inside, a file that cannot be read is the person's mistake, by name.
+
+    Raises:
+        UserError: it is not whole.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError.one(str(path), f"is not a whole Parquet file ({reason}); fetch or write it again") from error
+
+
+def image_and_label(schema: pa.Schema, path: Path) -> tuple[str, str]:
+    """Names of the image and the label column.
+
+    Raises:
+        UserError: there are none.
+    """
     columns = ", ".join(schema.names)
     image = [f.name for f in schema if pa.types.is_struct(f.type) and any(child.name == "bytes" for child in f.type)]
     label = [name for name in LABEL_COLUMNS if name in schema.names and pa.types.is_integer(schema.field(name).type)]
@@ -118,7 +134,7 @@ def _columns(schema: pa.Schema, path: Path) -> tuple[str, str]:
     return image[0], label[0]
 
 
-def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
+def class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...]:
     """Class names from the Hugging Face part of the schema's metadata; empty when it has none."""
     try:
         info = json.loads((schema.metadata or {})[b"huggingface"])

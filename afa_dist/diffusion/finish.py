@@ -1,18 +1,20 @@
-"""From all images drawn to the data set: the best of each class, in files like those of real data."""
+"""From all candidates to the data set: the best of each class, in files like those of real data."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
-from afa_dist.config import SampleRun
+from afa_dist.config import SetRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.data.decode import Encoded, decode_images
 from afa_dist.data.generated import DATASET
@@ -20,6 +22,7 @@ from afa_dist.data.image_set import ImageSet
 from afa_dist.data.loader import placed
 from afa_dist.data.writing import file_name
 from afa_dist.diffusion.nearest import closeness
+from afa_dist.diffusion.rows import SCHEMA
 from afa_dist.diffusion.selection import chosen
 from afa_dist.diffusion.shards import read_shard, write_shard
 from afa_dist.diffusion.sheet import COLUMNS, MOST_ROWS, contact_sheet
@@ -30,31 +33,35 @@ SHEET = "samples.png"
 
 Tick = Callable[[], None]
 
+Completed = Callable[[pa.Table], pa.Table]
+
 
 class Finish:
-    """folder: the run directory. candidates: files of all images drawn, in order, each with its number of rows; written
-    under `identity`. facts: what the set depends on, for its record. real: images to compare with, or None."""
+    """folder: the run directory. candidates: files of all rows made, in order, each with its number of rows; written
+    under `identity`. facts: what the set depends on, for its record. real: images to compare with, or None.
+    completed: adds the columns that the files leave out."""
 
     def __init__(
         self,
-        run: SampleRun,
+        run: SetRun,
         folder: Path,
         candidates: Sequence[tuple[Path, int]],
         identity: str,
         facts: Mapping[str, Any],
         real: DataSplits | None,
+        completed: Completed,
         tick: Tick,
     ) -> None:
         self.run, self.folder, self.identity, self.facts, self.real = run, folder, identity, facts, real
         self.candidates = list(candidates)
         self.classes: list[str] = facts["classes"]
-        self.tick = tick
+        self.completed, self.tick = completed, tick
 
     def summary(self) -> dict[str, Any]:
         """Write the data set and the contact sheet; returns what there is to say of them."""
         drawn = self._columns()
         rows = self._rows(drawn)
-        files = self._link() if len(rows) == len(drawn["label"]) else self._write(rows)
+        files = self._link() if len(rows) == len(drawn["label"]) and self._whole() else self._write(rows)
         labels_N = drawn["label"][rows]
         record: dict[str, Any] = {
             "images": len(rows),
@@ -84,9 +91,18 @@ class Finish:
         return {name: table[name].to_numpy() for name in names}
 
     def _rows(self, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        if not self.run.scorer or (self.run.keep == 1 and len(drawn["label"]) == self.run.count):
+        count = self.run.count or len(drawn["label"])
+        if not self.run.scorer or (self.run.keep == 1 and len(drawn["label"]) == count):
             return np.arange(len(drawn["label"]))
-        return chosen(drawn["label"], drawn["score"], self.run.keep, self.run.count, len(self.classes))
+        rows = chosen(drawn["label"], drawn["score"], self.run.keep, count, len(self.classes))
+        if self.run.count and len(rows) < count:
+            few = f"the best {self.run.keep:g} of each class come to {len(rows)} images, not {count}"
+            warnings.warn(f"{few}: the scorer's labels are not even", stacklevel=2)
+        return rows
+
+    def _whole(self) -> bool:
+        """Whether the files of the candidates are complete as they are."""
+        return pq.read_schema(self.candidates[0][0]).names == SCHEMA.names
 
     def _link(self) -> list[dict[str, Any]]:
         """All of the candidates are the set: their files under other names, without a second copy where links are known."""
@@ -123,7 +139,7 @@ class Finish:
         for path, count in self.candidates:
             first, last = np.searchsorted(rows, [start, start + count])
             if last > first:
-                yield read_shard(path, self.identity, count).take(rows[first:last] - start)
+                yield self.completed(read_shard(path, self.identity, count).take(rows[first:last] - start))
             start += count
 
     def _target(self, number: int, count: int) -> Path:

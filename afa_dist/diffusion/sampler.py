@@ -15,26 +15,12 @@ import torch
 from torch import nn
 
 from afa_dist.config import SampleRun
-from afa_dist.data.writing import IMAGE, png
+from afa_dist.data.writing import png
+from afa_dist.diffusion.rows import Scorer, table_of
 from afa_dist.distributed import derive_seed
 from afa_dist.errors import Problem, UserError
-from afa_dist.evaluation.executor import Calls
 from afa_dist.training.execution import compiles
 from afa_dist.training.step import autocast
-
-SCHEMA = pa.schema(
-    [
-        ("image", IMAGE),
-        ("label", pa.int64()),
-        ("intended", pa.int64()),
-        ("predicted", pa.int64()),
-        ("score", pa.float64()),
-        ("seed", pa.int64()),
-        ("index", pa.int64()),
-    ]
-)
-"""A row: PNG; label to train with; the class it was drawn for; what the scorer says (null without one); log-probability of
-the label by the scorer (null without one); seed of its noise; number in the set."""
 
 
 class Sampler:
@@ -46,26 +32,25 @@ class Sampler:
         self.run = run
         self.pipeline = pipeline.to(device)
         self.classes = tuple(classes)
-        self.scorer = scorer.to(device) if scorer is not None else None
         self.device = torch.device(device)
+        self.scorer = Scorer(scorer, len(self.classes), run.labels, self.device)
         self.takes = set(inspect.signature(type(pipeline).__call__).parameters)
         if compiles(run.scaling.compile, self.device):
             denoiser_of(pipeline).compile()
 
-    @torch.no_grad()
-    def draw(self, start: int, stop: int) -> pa.Table:
-        """Images start to stop - 1 of the set, as rows of `SCHEMA`."""
+    def rows(self, start: int, stop: int) -> pa.Table:
+        """Images start to stop - 1 of the set, with all columns."""
         numbers = range(start, stop)
         intended = np.array([number % len(self.classes) for number in numbers])
         seeds = [derive_seed("generate", self.run.seed, number) for number in numbers]
         images_BHWC = self.images(intended, seeds)
-        labels, predicted, score = self.scored(images_BHWC, intended)
-        rows = [
+        encoded = [
             {"bytes": png(image), "path": f"{number:09d}.png"} for image, number in zip(images_BHWC, numbers, strict=True)
         ]
-        columns = [rows, labels, intended, predicted, score, seeds, list(numbers)]
-        return pa.table([pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+        found = self.scorer.columns(images_BHWC, intended)
+        return table_of({"image": encoded, **found, "seed": seeds, "index": list(numbers)})
 
+    @torch.no_grad()
     def images(self, intended: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
         """Pixels of the images, uint8 (B, H, W, C).
 
@@ -78,22 +63,6 @@ class Sampler:
         if not np.isfinite(pixels).all():
             raise UserError.one("model", f"draws images that are not finite, such as that with seed {seeds[0]}")
         return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
-
-    def scored(self, images_BHWC: np.ndarray, intended: np.ndarray) -> tuple[np.ndarray, Any, Any]:
-        """The label of each image, what the scorer sees, and its log-probability of the label; Nones without a scorer."""
-        if self.scorer is None:
-            return intended, [None] * len(intended), [None] * len(intended)
-        x = torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).to(self.device).float() / 255
-        logits = self.scorer(x)
-        if logits.shape != (len(x), len(self.classes)):
-            what = (
-                f"gives {' x '.join(map(str, logits.shape))} for {len(x)} images, not {len(self.classes)} logits for each"
-            )
-            raise UserError.one("scorer", what)
-        log_p = logits.double().log_softmax(dim=1).cpu().numpy()
-        predicted = log_p.argmax(axis=1)
-        labels = predicted if self.run.labels == "scorer" else intended
-        return labels, predicted, log_p[np.arange(len(labels)), labels]
 
     def _arguments(self, intended: np.ndarray) -> dict[str, Any]:
         given: dict[str, Any] = {}
@@ -108,9 +77,6 @@ class Sampler:
         if self.run.guidance is not None:
             given["guidance_scale"] = self.run.guidance
         return given
-
-
-CALLS: Calls = {"draw": Sampler.draw}
 
 
 def pipeline_problems(pipeline: Any, run: SampleRun) -> Iterator[Problem]:

@@ -1,22 +1,23 @@
-"""What must be right before a set of images is drawn: model, scorer, real images, and what the directory holds."""
+"""What must be right before images are drawn from a diffusion model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
+from torch import nn
 
 from afa_dist.config import SampleRun
-from afa_dist.data.catalogue import DataSplits, load_splits
+from afa_dist.data.catalogue import load_splits
 from afa_dist.data.image_set import ImageSet
 from afa_dist.diffusion.available import diffusers_problems
+from afa_dist.diffusion.rows import Maker
+from afa_dist.diffusion.selection import drawn_for
 from afa_dist.errors import Problem, UserError, collected
-from afa_dist.evaluation.subject import Subject, load_subject, subject_problems
-from afa_dist.runtime.placement import torchrun_size
-from afa_dist.training.mirroring import bring_here_problems
-from afa_dist.training.run_dir import RunDirectory
+from afa_dist.runtime.set_checks import PreparedSet, directory_problems, launch_problems, load_scorer, scorer_problems
 
 if TYPE_CHECKING:
     from afa_dist.diffusion.source import Source
@@ -24,17 +25,42 @@ if TYPE_CHECKING:
 SAMPLER_VERSION = 1
 """Counts changes of what our sampler draws for the same options."""
 
-IDENTITY = "candidates/identity.json"
 
-
-@dataclasses.dataclass(frozen=True)
-class PreparedSampling:
-    """A checked sampling: what is drawn from, the classes, what scores, and real images to compare with."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedSampling(PreparedSet[SampleRun]):
+    """A checked sampling. source: what is drawn from."""
 
     source: Source
-    classes: tuple[str, ...]
-    scorer: Subject | None
-    real: DataSplits | None
+
+    @property
+    def candidates(self) -> int:
+        return drawn_for(self.run.count, len(self.classes), self.run.keep)
+
+    @property
+    def trained_on(self) -> str:
+        return str(self.source.trained_on.get("fingerprint", ""))
+
+    @property
+    def origin(self) -> Any:
+        return self.source.pipeline
+
+    @staticmethod
+    def maker(run: SampleRun, origin: Any, classes: Sequence[str], scorer: nn.Module | None, device: str) -> Maker:
+        from afa_dist.diffusion.sampler import Sampler
+
+        return Sampler(run, origin, classes, scorer, device)
+
+    def own_facts(self) -> Mapping[str, Any]:
+        import diffusers
+
+        return {
+            "model_sha256": self.source.sha256,
+            **{name: getattr(self.run, name) for name in ("steps", "guidance", "prompt")},
+            "versions": {"afa-dist sampler": SAMPLER_VERSION, "diffusers": diffusers.__version__},
+        }
+
+    def completed(self, table: pa.Table) -> pa.Table:
+        return table
 
 
 def check(run: SampleRun) -> PreparedSampling:
@@ -43,25 +69,23 @@ def check(run: SampleRun) -> PreparedSampling:
     Raises:
         UserError: all mistakes together.
     """
-    problems = [*diffusers_problems()]
-    if torchrun_size() > 1:
-        problems.append(Problem("scaling.workers", "drawing is shared by Ray workers; start it without torchrun"))
+    problems = [*diffusers_problems(), *launch_problems()]
     source, scorer, real = None, None, None
     with collected(problems):
         source = _source(run)
-    if run.scorer:
-        with collected(problems):
-            scorer = _scorer(run)
+    with collected(problems):
+        scorer = load_scorer(run)
     if run.data is not None and run.nearest:
         with collected(problems):
             real = load_splits(run.data)
-    if source is not None:
-        classes = run.classes or tuple(source.trained_on.get("classes", ()))
-        prepared = PreparedSampling(source, classes, scorer, real)
-        problems.extend(_model_problems(run, prepared))
-        if not problems:
-            problems.extend(_directory_problems(run, prepared))
-    if problems or source is None:
+    if source is None:
+        raise UserError(problems)
+    classes = run.classes or tuple(source.trained_on.get("classes", ()))
+    prepared = PreparedSampling(run=run, source=source, classes=classes, scorer=scorer, real=real)
+    problems.extend(_model_problems(prepared))
+    if not problems:
+        problems.extend(directory_problems(run, prepared.facts()))
+    if problems:
         raise UserError(problems)
     return prepared
 
@@ -72,16 +96,10 @@ def _source(run: SampleRun) -> Source:
     return open_source(run.model)
 
 
-def _scorer(run: SampleRun) -> Subject:
-    try:
-        return load_subject(run.scorer)
-    except UserError as error:
-        raise UserError([Problem("scorer", problem.what) for problem in error.problems]) from error
-
-
-def _model_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Problem]:
+def _model_problems(prepared: PreparedSampling) -> Iterator[Problem]:
     from afa_dist.diffusion.sampler import pipeline_problems
 
+    run = prepared.run
     yield from pipeline_problems(prepared.source.pipeline, run)
     if not prepared.classes:
         yield Problem("classes", "are needed: the model does not say which it knows; name them in order, A,B,...")
@@ -93,20 +111,8 @@ def _model_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Prob
     if run.guidance not in (None, 1) and trained.get("label_dropout") == 0:
         yield Problem("guidance", "needs a model that was trained without labels too (edm.label_dropout above 0)")
     if prepared.scorer is not None:
-        yield from _scorer_problems(run, prepared)
-
-
-def _scorer_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Problem]:
-    """Whether the scorer knows the same classes, as far as both name them, and takes such images. What a pipeline of others
-    draws is known when it has drawn: see `Sampler.scored`."""
-    assert prepared.scorer is not None
-    known = list(prepared.scorer.config.get("shape", {}).get("classes", ()))
-    if known and known != list(prepared.classes):
-        shown = [", ".join(names[:10]) + (", ..." if len(names) > 10 else "") for names in (known, prepared.classes)]
-        yield Problem("scorer", f"{run.scorer} tells {shown[0]} apart, the images are of {shown[1]}, in this order")
-    elif (like := _blank(prepared)) is not None:
-        for problem in subject_problems(prepared.scorer, run.scorer, like):
-            yield Problem("scorer", problem.what.removeprefix("has "))
+        # What a pipeline of others draws is known when it has drawn: see `Scorer`.
+        yield from scorer_problems(run, prepared.scorer, prepared.classes, _blank(prepared))
 
 
 def _blank(prepared: PreparedSampling) -> ImageSet | None:
@@ -120,51 +126,3 @@ def _blank(prepared: PreparedSampling) -> ImageSet | None:
     height, width = (size, size) if isinstance(size, int) else size
     images = torch.zeros(2, channels, height, width, dtype=torch.uint8)
     return ImageSet(images, torch.zeros(2, dtype=torch.int64), prepared.classes)
-
-
-def facts_of(run: SampleRun, prepared: PreparedSampling) -> dict[str, Any]:
-    """All that the images depend on, beyond rounding: sets with other facts are never mixed."""
-    import diffusers
-
-    return {
-        "model_sha256": prepared.source.sha256,
-        "scorer_sha256": prepared.scorer.sha256 if prepared.scorer is not None else None,
-        "trained_on": prepared.source.trained_on.get("fingerprint"),
-        "classes": list(prepared.classes),
-        **{name: getattr(run, name) for name in _OPTIONS},
-        "precision": run.scaling.precision,
-        "versions": {
-            "afa-dist sampler": SAMPLER_VERSION,
-            "diffusers": diffusers.__version__,
-            "torch": torch.__version__.partition("+")[0],
-        },
-    }
-
-
-_OPTIONS = ("count", "steps", "guidance", "prompt", "labels", "keep", "shard_size", "batch_size", "seed")
-
-
-def _directory_problems(run: SampleRun, prepared: PreparedSampling) -> Iterator[Problem]:
-    if elsewhere := [*bring_here_problems(run)]:
-        yield from elsewhere
-        return
-    yield from record_problems(run, RunDirectory.of(run), facts_of(run, prepared))
-
-
-def _of_summary(directory: RunDirectory) -> dict[str, Any] | None:
-    summary = directory.read_json("summary.json")
-    return {**summary["made_by"], "classes": summary["classes"]} if summary else None
-
-
-def record_problems(run: SampleRun, directory: RunDirectory, facts: dict[str, Any]) -> Iterator[Problem]:
-    """Whether the directory holds another set, or none where there must be one."""
-    yield from directory.problems(run)
-    recorded = directory.read_json(IDENTITY) or _of_summary(directory)  # candidates may be deleted when all is done
-    if recorded is None:
-        if run.merge:
-            yield Problem("merge", f"{directory.place} holds no images; start with shard i/n first")
-        return
-    other = [key for key in facts if recorded.get(key) != facts[key]]
-    if other:
-        what = ", ".join(key.replace("_sha256", "'s weights").replace("_", " ") for key in other)
-        yield Problem("name", f"{directory.place} holds a set with other {what}; choose another name")

@@ -66,7 +66,7 @@ class Request(Section):
     reservation: str = setting("", "reservation to be used")
     after: str = setting("", "job or jobs (with : between them) that must have ended well before")
     array: int = setting(
-        0, "evaluate, generate sample: so many elements of a job array, each with a share of the shards", ge=0
+        0, "evaluate, generate sample and select: so many elements of a job array, each with a share of the shards", ge=0
     )
     max_parallel: int = setting(32, "elements of an array at a time", ge=1)
     retries: int = setting(2, "times that elements of an array that failed are tried again, alone", ge=0)

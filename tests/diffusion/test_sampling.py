@@ -20,8 +20,8 @@ from afa_dist.diffusion.source import open_source
 from afa_dist.distributed import derive_seed
 from afa_dist.errors import Stopped, UserError
 from afa_dist.evaluation.subject import load_subject
+from afa_dist.runtime.image_sets import make_set
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sample import sample
 from afa_dist.runtime.sampling_checks import check
 from afa_dist.training.mirror import Mirror
 from tests.diffusion.test_nearest import decoded
@@ -40,7 +40,7 @@ def run_of(model, folder, **options):
 
 def drawn(run, on_progress=lambda progress: None):
     """The summary of a set, drawn here."""
-    return sample(run, check(run), HERE, on_progress)
+    return make_set(check(run), HERE, on_progress)
 
 
 def table_of(folder, name="run"):
@@ -111,7 +111,7 @@ def test_damaged_shards_are_drawn_again_and_whole_ones_are_not(diffusion_model, 
     files[1].write_bytes(content)
     files[2].write_bytes(files[2].read_bytes()[:-30])
     before = files[0].stat().st_mtime_ns
-    with pytest.warns(UserWarning, match="is drawn again"):
+    with pytest.warns(UserWarning, match="is made again"):
         summary = drawn(run)
     assert files[0].stat().st_mtime_ns == before
     assert summary == undisturbed[0] and table_of(tmp_path).equals(undisturbed[1])
@@ -176,7 +176,7 @@ def test_scorers_and_models_that_do_not_fit_are_refused(diffusion_model, trained
 def test_images_do_not_depend_on_those_they_are_drawn_with(diffusion_model):
     source = open_source(str(diffusion_model))
     sampler = Sampler(run_of(diffusion_model, "."), source.pipeline, source.trained_on["classes"], None, "cpu")
-    together, alone = sampler.draw(0, 12), sampler.draw(7, 8)
+    together, alone = sampler.rows(0, 12), sampler.rows(7, 8)
     one, other = (table["image"][place].as_py()["bytes"] for table, place in ((together, 7), (alone, 0)))
     assert np.abs(decoded(one).astype(int) - decoded(other).astype(int)).max() <= 1  # rounding of another batch size
     assert together["seed"][7] == alone["seed"][0]
@@ -239,5 +239,5 @@ def test_workers_of_ray_draw_the_same_set(diffusion_model, trained_run, tmp_path
     there = dataclasses.replace(run, name="there", scaling=ScalingConfig(workers=2, device="cpu", threads=1))
     with session(there.scaling) as placement:
         assert placement.workers == 2
-        assert sample(there, check(there), placement, lambda progress: None) == here
+        assert make_set(check(there), placement, lambda progress: None) == here
     assert table_of(tmp_path, "here").equals(table_of(tmp_path, "there"))

@@ -1,24 +1,26 @@
-"""The sampler of a worker of Ray."""
+"""What makes rows of a set in a worker of Ray."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
-from afa_dist.config import SampleRun
-from afa_dist.diffusion.sampler import CALLS, Sampler
+from afa_dist.config import SetRun
+from afa_dist.diffusion.rows import CALLS, Maker
 from afa_dist.evaluation.executor import Calls
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.ray_calls import Ingredients, OnRay
-from afa_dist.runtime.sampling_checks import PreparedSampling
+from afa_dist.runtime.set_checks import PreparedSet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Ingredients(Ingredients):
-    run: SampleRun
-    pipeline: ray.ObjectRef[Any]
+    maker: Callable[..., Maker]
+    run: SetRun
+    origin: ray.ObjectRef[Any]
     classes: tuple[str, ...]
     scorer: ray.ObjectRef[Any] | None
 
@@ -26,16 +28,18 @@ class _Ingredients(Ingredients):
     def calls(self) -> Calls:
         return CALLS
 
-    def make(self) -> Sampler:
+    def make(self) -> Maker:
         scorer = ray.get(self.scorer) if self.scorer is not None else None
-        return Sampler(self.run, ray.get(self.pipeline), self.classes, scorer, self.device)
+        return self.maker(self.run, ray.get(self.origin), self.classes, scorer, self.device)
 
 
-def on_ray(run: SampleRun, prepared: PreparedSampling, placement: Placement) -> OnRay:
-    """The executor of a sampling."""
+def on_ray(prepared: PreparedSet[Any], placement: Placement) -> OnRay:
+    """The executor of a set."""
+    run: SetRun = prepared.run
     ingredients = _Ingredients(
+        maker=type(prepared).maker,
         run=run,
-        pipeline=ray.put(prepared.source.pipeline),
+        origin=ray.put(prepared.origin),
         classes=prepared.classes,
         scorer=ray.put(prepared.scorer.net) if prepared.scorer is not None else None,
         threads=placement.threads,

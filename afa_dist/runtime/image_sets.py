@@ -1,4 +1,4 @@
-"""A set of images from its checked specification to Parquet files.
+"""A set of images, drawn or chosen, from its checked specification to Parquet files.
 
 In this process or on Ray workers, at once, after a kill, or by the elements of a job array: the set is the same.
 """
@@ -17,16 +17,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from afa_dist.config import SampleRun
 from afa_dist.diffusion.finish import Finish
-from afa_dist.diffusion.sampler import CALLS, Sampler
-from afa_dist.diffusion.selection import drawn_for
+from afa_dist.diffusion.rows import CALLS
 from afa_dist.diffusion.shards import DamagedShard, ForeignShard, read_shard, write_shard
 from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.evaluation.executor import Executor, InProcess, OnProgress, Progress, Stop, call_each
 from afa_dist.runtime.evaluate import stop_of
 from afa_dist.runtime.placement import Placement
-from afa_dist.runtime.sampling_checks import IDENTITY, PreparedSampling, facts_of, record_problems
+from afa_dist.runtime.set_checks import IDENTITY, PreparedSet, record_problems
 from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.mirroring import Copier, complete, put_files
 from afa_dist.training.provenance import provenance
@@ -35,12 +33,12 @@ from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory
 SUMMARY = "summary.json"
 
 ATTEMPTS = 3
-"""How often what was damaged between writing and reading is drawn again."""
+"""How often what was damaged between writing and reading is made again."""
 
 
-def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_progress: OnProgress) -> dict[str, Any]:
-    """Draw what is not there yet, choose, compare, and write `data/` and `summary.json`; returns the summary. A finished
-    set is only read back. A start with `shard` does its share, and returns what of it is done.
+def make_set(prepared: PreparedSet[Any], placement: Placement, on_progress: OnProgress) -> dict[str, Any]:
+    """Draw or score what is not there yet, choose, compare, and write `data/` and `summary.json`; returns the summary. A
+    finished set is only read back. A start with `shard` does its share, and returns what of it is done.
 
     Call it inside the session that gave `placement`.
 
@@ -49,7 +47,8 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
         UserError: `merge`, and not all is there; or the directory holds another set.
         TrainingError: workers were lost too often.
     """
-    directory, facts = RunDirectory.of(run), facts_of(run, prepared)
+    run, facts = prepared.run, prepared.facts()
+    directory = RunDirectory.of(run)
     with contextlib.ExitStack() as stack:
         stack.enter_context(directory.locked(OTHERS_SECONDS, shared=bool(run.shard)))
         stop = stack.enter_context(stop_of(run))
@@ -59,15 +58,15 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
             complete(run, directory)
             return recorded
         whole = dataclasses.replace(run, shard="", merge=False, time_limit=0.0)
-        directory.create(whole, provenance(run.seed, str(prepared.source.trained_on.get("fingerprint", ""))))
+        directory.create(whole, provenance(run.seed, prepared.trained_on))
         (directory.path / "candidates").mkdir(exist_ok=True)
         directory.write_json(IDENTITY, facts)
-        work = Work(run, prepared, directory, facts)
+        work = Work(prepared, directory, facts)
         if run.merge and (missing := work.missing(on_progress, stop)):
             what = f"{len(missing)} of {work.shards} shards are not finished; start the elements again that they belong to"
             raise UserError.one("merge", f"{what}, or leave out merge")
-        executor = _executor(run, prepared, placement)
-        work.draw(executor, on_progress, stop)
+        executor = _executor(prepared, placement)
+        work.make(executor, on_progress, stop)
         if run.shard:
             put_files(run, directory)  # whoever merges may be on another machine
             return {"shard": run.shard, "shards": len(run.shards_of(work.shards)), "of": work.shards}
@@ -75,8 +74,8 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
             try:
                 summary = work.finish(on_progress, stop)
             except DamagedShard as error:
-                warnings.warn(f"{error}; it is drawn again", stacklevel=2)
-                work.draw(executor, on_progress, stop)
+                warnings.warn(f"{error}; it is made again", stacklevel=2)
+                work.make(executor, on_progress, stop)
                 continue
             directory.write_json(SUMMARY, summary)
             complete(run, directory)
@@ -86,27 +85,27 @@ def sample(run: SampleRun, prepared: PreparedSampling, placement: Placement, on_
         )
 
 
-def _executor(run: SampleRun, prepared: PreparedSampling, placement: Placement) -> Executor:
+def _executor(prepared: PreparedSet[Any], placement: Placement) -> Executor:
     if placement.workers == 0:
         torch.set_num_threads(placement.threads)
         keep_freed_memory()
         scorer = prepared.scorer.net if prepared.scorer is not None else None
         device = "cuda" if placement.gpu else "cpu"
-        return InProcess(Sampler(run, prepared.source.pipeline, prepared.classes, scorer, device), CALLS)
-    from afa_dist.runtime.ray_sample import on_ray  # imports Ray, after the session's settings
+        return InProcess(prepared.maker(prepared.run, prepared.origin, prepared.classes, scorer, device), CALLS)
+    from afa_dist.runtime.ray_image_sets import on_ray  # imports Ray, after the session's settings
 
-    return on_ray(run, prepared, placement)
+    return on_ray(prepared, placement)
 
 
 class Work:
-    """What one start has to draw, and what it and others have drawn."""
+    """What one start has to make, and what it and others have made."""
 
-    def __init__(self, run: SampleRun, prepared: PreparedSampling, directory: RunDirectory, facts: dict[str, Any]) -> None:
-        self.run, self.prepared, self.directory, self.facts = run, prepared, directory, facts
+    def __init__(self, prepared: PreparedSet[Any], directory: RunDirectory, facts: dict[str, Any]) -> None:
+        self.run, self.prepared, self.directory, self.facts = prepared.run, prepared, directory, facts
         self.identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        self.images = drawn_for(run.count, len(prepared.classes), run.keep)
-        self.shards = -(-self.images // run.shard_size)
-        self.copier = Copier(run, directory)
+        self.images = prepared.candidates
+        self.shards = -(-self.images // self.run.shard_size)
+        self.copier = Copier(self.run, directory)
 
     def path(self, shard: int) -> Path:
         return self.directory.path / "candidates" / f"{shard:06d}.parquet"
@@ -132,14 +131,14 @@ class Work:
         except FileNotFoundError:
             return False
         except DamagedShard as error:
-            warnings.warn(f"{error}; it is drawn again", stacklevel=2)
+            warnings.warn(f"{error}; it is made again", stacklevel=2)
             return False
         except ForeignShard as error:
             raise UserError.one("name", f"{error}; choose another name") from error
         return True
 
-    def draw(self, executor: Executor, on_progress: OnProgress, stop: Stop) -> None:
-        """Draw all missing shards, batch by batch, each kept when its last batch is there.
+    def make(self, executor: Executor, on_progress: OnProgress, stop: Stop) -> None:
+        """Make all missing shards, batch by batch, each kept when its last batch is there.
 
         Raises:
             Stopped: `stop` gave a reason; finished shards stay.
@@ -150,28 +149,28 @@ class Work:
             for start in range(self.part(shard).start, self.part(shard).stop, self.run.batch_size)
         ]
         total, done, began = len(batches), 0, time.monotonic()
-        drawn: dict[int, dict[int, pa.Table]] = {}
+        made: dict[int, dict[int, pa.Table]] = {}
 
         def tick() -> None:
             if reason := stop():
-                lost = sum(len(tables) for tables in drawn.values())
-                raise Stopped(reason, f"{lost} batches of shards that are not full are drawn again" if lost else "")
+                lost = sum(len(tables) for tables in made.values())
+                raise Stopped(reason, f"{lost} batches of shards that are not full are made again" if lost else "")
             left = (time.monotonic() - began) / done * (total - done) if done else None
-            on_progress(Progress(f"{self._drawn_before(total, done)} of {self.images} images", done / total, left))
+            on_progress(Progress(f"{self._made_before(total, done)} of {self.images} images", done / total, left))
 
-        calls = (("draw", start, min(start + self.run.batch_size, self.part(shard).stop)) for shard, start in batches)
+        calls = (("rows", start, min(start + self.run.batch_size, self.part(shard).stop)) for shard, start in batches)
         for number, table in call_each(calls, executor, tick) if batches else ():
             shard, start = batches[number]
-            drawn.setdefault(shard, {})[start] = table
+            made.setdefault(shard, {})[start] = table
             done += 1
-            if sum(map(len, drawn[shard].values())) == len(self.part(shard)):
-                tables = drawn.pop(shard)
+            if sum(map(len, made[shard].values())) == len(self.part(shard)):
+                tables = made.pop(shard)
                 whole = pa.concat_tables([tables[start] for start in sorted(tables)])
                 write_shard(self.path(shard), whole, self.prepared.classes, self.identity)
                 self.copier.copy()
             tick()
 
-    def _drawn_before(self, total: int, done: int) -> int:
+    def _made_before(self, total: int, done: int) -> int:
         """About how many images of the set are there."""
         return max(0, self.images - (total - done) * self.run.batch_size)
 
@@ -184,6 +183,14 @@ class Work:
             on_progress(Progress("choosing and comparing", 1.0, None))
 
         candidates = [(self.path(shard), len(self.part(shard))) for shard in range(self.shards)]
-        real = self.prepared.real
-        folder = self.directory.path
-        return Finish(self.run, folder, candidates, self.identity, self.facts, real, tick).summary()
+        finish = Finish(
+            self.run,
+            self.directory.path,
+            candidates,
+            self.identity,
+            self.facts,
+            self.prepared.real,
+            self.prepared.completed,
+            tick,
+        )
+        return finish.summary()
