@@ -130,7 +130,8 @@ def execute(run: DrillRun, folder: Path) -> None:
 
 def site_of(run: DrillRun, way: str, folder: Path) -> Site:
     """Where the run with that folder takes place."""
-    return Site(way, folder, below(run.store, run.name, folder.name) if run.store is not None and way == "store" else "")
+    address = below(run.store, run.name, folder.name) if run.store is not None and way == "store" else ""
+    return Site(way, folder, address, run.job)
 
 
 def outcome(directory: RunDirectory) -> tuple[str, list[dict[str, Any]]]:

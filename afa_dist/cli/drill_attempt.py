@@ -18,24 +18,40 @@ from afa_dist.errors import TrainingError
 from afa_dist.training.mirror import Mirror
 from afa_dist.training.run_dir import RunDirectory
 
-JOB = Path(__file__).parents[2] / "jobs" / "pretrain.py"
+FOLDER = Path(__file__).parents[2] / "jobs"
 
-OPTIONS = {
+COMMANDS = {"pretrain": ("pretrain.py",), "generate": ("generate.py", "train")}
+
+COMMON = {
     "data.train_limit": "600",
-    "data.crop_padding": "1",
-    "model.width": "8",
-    "model.projection_dim": "16",
-    "attack.steps": "5",
-    "attack.warmup": "0.5",
     "schedule.epochs": "6",
     "schedule.batch_size": "64",
-    "validation.steps": "2",
     "ema.decay": "0.9",
     "checkpoint.every_steps": "3",
     "tracking.log_every_steps": "1",
     "tracking.tensorboard": "false",
     "scaling.threads": "1",
     "scaling.device": "cpu",
+}
+
+OWN = {
+    "pretrain": {
+        "data.crop_padding": "1",
+        "model.width": "8",
+        "model.projection_dim": "16",
+        "attack.steps": "5",
+        "attack.warmup": "0.5",
+        "validation.steps": "2",
+    },
+    "generate": {
+        "data.flip": "true",
+        "network.channels": "8",
+        "network.head_channels": "8",
+        "network.multipliers": "1,2",
+        "network.layers": "1",
+        "network.attention": "4",
+        "network.dropout": "0.1",
+    },
 }
 """A run of 48 steps on the digits in which everything that has a state has some: schedules, averages, best scores."""
 
@@ -49,13 +65,15 @@ PATIENCE_SECONDS = 180.0
 class Site:
     """Where one run of a drill takes place.
 
-    folder: of this machine; for its log and, if the run is not in an object store, the run itself. address: of the folder
-    in an object store that the run is in; what a machine that can be lost has of it lies in `machine`.
+    job: which of `COMMANDS`. folder: of this machine; for its log and, if the run is not in an object store, the run
+    itself. address: of the folder in an object store that the run is in; what a machine that can be lost has of it lies in
+    `machine`.
     """
 
     way: str
     folder: Path
     address: str = ""
+    job: str = "pretrain"
 
     @property
     def machine(self) -> Path:
@@ -86,8 +104,9 @@ class Attempt:
         self.directory = site.directory
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if way == "torchrun" else []
         workers = "2" if way == "ray" else "0"
-        options = [part for name, value in OPTIONS.items() for part in (f"--{name}", value)]
-        command = [sys.executable, *launcher, str(JOB), *options, "--scaling.workers", workers]
+        options = [part for name, value in {**COMMON, **OWN[site.job]}.items() for part in (f"--{name}", value)]
+        script, *words = COMMANDS[site.job]
+        command = [sys.executable, *launcher, str(FOLDER / script), *words, *options, "--scaling.workers", workers]
         # A cluster that the user addresses is left alone: drills kill.
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         env |= {"XDG_CACHE_HOME": str(site.machine)} if site.address else {}
@@ -134,7 +153,7 @@ class Attempt:
             return []
 
     def workers(self) -> list[psutil.Process]:
-        mark = "RayTrainWorker" if self.way == "ray" else JOB.name
+        mark = "RayTrainWorker" if self.way == "ray" else COMMANDS[self.site.job][0]
         found = []
         for process in self.family()[1:]:
             with contextlib.suppress(psutil.NoSuchProcess):

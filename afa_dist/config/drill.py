@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 from afa_dist.address import fault_of
 from afa_dist.config.fields import Section, setting
@@ -16,6 +17,7 @@ WAYS = ("process", "torchrun", "ray", "store")
 class DrillRun(Section):
     """How many rounds, of what."""
 
+    job: Literal["pretrain", "generate"] = setting("pretrain", "what is killed: pretrain.py, or generate.py train")
     rounds: int = setting(9, "runs to kill and to start again; the ways take turns", ge=1)
     blows: int = setting(3, "most times that one of them is killed, warned or damaged", ge=1)
     seed: int = setting(0, "seed of when and how", ge=0)

@@ -134,7 +134,9 @@ def _checked(script: str, arguments: Arguments, site: Mapping[str, Any], rest: S
         if request.array and job is not None and script != "pipeline" and not job.in_shards:
             what = " ".join([script, *job.words])
             problems.append(
-                Problem("array", f"is for evaluate, generate sample and select, and pipelines with --chain; {what} is one job")
+                Problem(
+                    "array", f"is for evaluate, generate sample and select, and pipelines with --chain; {what} is one job"
+                )
             )
         if request.chain != (script == "pipeline") and (request.chain or request.array):
             problems.extend(_chain_problems(script, request))

@@ -11,8 +11,11 @@ from afa_dist.cli.drill_round import run_once, run_struck
 KINDS = {"process": ["killed"], "torchrun": ["all killed", "a worker killed"], "store": ["machine lost"]}
 
 
-@pytest.mark.parametrize(("way", "seed"), [("process", 0), ("torchrun", 1), ("store", 2)])
-def test_three_random_kills_leave_no_trace(way, seed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("job", "way", "seed"),
+    [("pretrain", "process", 0), ("pretrain", "torchrun", 1), ("pretrain", "store", 2), ("generate", "process", 3)],
+)
+def test_three_random_kills_leave_no_trace(job, way, seed, tmp_path, monkeypatch):
     """Three SIGKILLs each, to everything or to one of two workers, or the loss of a machine, at random steps."""
     kinds = KINDS[way]
     from afa_dist.cli import drill_round
@@ -21,7 +24,7 @@ def test_three_random_kills_leave_no_trace(way, seed, tmp_path, monkeypatch):
     rng = random.Random(seed)
     monkeypatch.setattr(rng, "randint", lambda low, high: high)
     address = f"file://{tmp_path}/store" if way == "store" else ""
-    whole, struck = (Site(way, tmp_path / name, address and f"{address}/{name}") for name in ("whole", "struck"))
+    whole, struck = (Site(way, tmp_path / name, address and f"{address}/{name}", job) for name in ("whole", "struck"))
     run_once(whole)
     blows = run_struck(struck, 3, rng)
     assert len(blows) == 3
