@@ -4,9 +4,9 @@
 
 The model is the run of `python jobs/generate.py train --config recipes/digits-edm.yaml`, or any other. Each candidate draws
 the same images with one CPU thread a worker, in turns: the job from its specification to Parquet files, in this process,
-and as many calls of the network alone, on batches of the same size; then these calls in one and in two processes, which is what
-the machine allows (cores may share caches and units); then the job on one and on two workers of Ray. All processes have run
-before. Prints a table and writes results/drawing.json. Run it on an otherwise idle machine.
+and as many calls of the network alone, on batches of the same size; then these calls in one and in two processes, which is
+what the machine allows (cores may share caches and units); then the job on one and on two workers of Ray. All processes
+have run before. Prints a table and writes results/drawing.json. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
