@@ -95,7 +95,7 @@ def _unseen(splits: DataSplits) -> ImageSet:
     parts = (splits.held_out, splits.test)
     return dataclasses.replace(
         splits.test,
-        images_NCHW=torch.cat([part.images_NCHW for part in parts]),
+        images_NCHW=torch.cat([part.in_memory()[0] for part in parts]),
         labels_N=torch.cat([part.labels_N for part in parts]),
     )
 

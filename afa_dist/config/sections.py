@@ -11,7 +11,7 @@ from afa_dist.config.attack import PIXEL_HINT
 from afa_dist.config.fields import PixelDistance, Section, setting
 from afa_dist.errors import Problem
 
-RESIZED = ("folder", "tiny-imagenet", "parquet")
+RESIZED = ("folder", "tiny-imagenet", "parquet", "prepared")
 """Data sets whose images may have many sizes, and be brought to one."""
 
 
@@ -19,9 +19,10 @@ RESIZED = ("folder", "tiny-imagenet", "parquet")
 class DataConfig(Section):
     """Which images."""
 
-    name: Literal["digits", "parquet", "cifar10", "cifar100", "svhn", "folder", "tiny-imagenet"] = setting(
+    name: Literal["digits", "prepared", "parquet", "cifar10", "cifar100", "svhn", "folder", "tiny-imagenet"] = setting(
         "digits",
-        "data set: digits (scikit-learn's scans, in the package) or, from path, parquet (Hugging Face image layout), "
+        "data set: digits (scikit-learn's scans, in the package) or, from path, prepared (by prepare_data.py: for sets of "
+        "any size), parquet (Hugging Face image layout), "
         "cifar10 or cifar100 (torchvision's files), svhn (its *_32x32.mat), folder (train/CLASS/*.png and the like), "
         "tiny-imagenet (its own layout)",
     )

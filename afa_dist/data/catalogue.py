@@ -17,6 +17,7 @@ from afa_dist.data.folders import load_tiny_imagenet, load_tree
 from afa_dist.data.generated import load_generated
 from afa_dist.data.image_set import ImageSet, choose_evenly, choose_rows, hold_out
 from afa_dist.data.parquet import load_parquet
+from afa_dist.data.prepared import load_prepared
 from afa_dist.data.torchvision_files import load_cifar, load_svhn
 from afa_dist.errors import Problem, UserError
 
@@ -104,6 +105,10 @@ def _parquet(config: DataConfig, split: str, limit: int) -> ImageSet:
     return load_parquet(_folder(config), split, limit, config.image_size)
 
 
+def _prepared(config: DataConfig, split: str, limit: int) -> ImageSet:
+    return load_prepared(_folder(config), config, split, limit)
+
+
 def _cifar(config: DataConfig, split: str, limit: int) -> ImageSet:
     return load_cifar(_folder(config), config.name, split, limit)
 
@@ -130,6 +135,7 @@ def _folder(config: DataConfig) -> Path:
 
 _SOURCES: dict[str, Callable[[DataConfig, str, int], ImageSet]] = {
     "digits": _digits,
+    "prepared": _prepared,
     "parquet": _parquet,
     "cifar10": _cifar,
     "cifar100": _cifar,

@@ -1,4 +1,4 @@
-"""Images and labels in memory, and how parts are chosen from them.
+"""Images with labels, and how parts are chosen from them.
 
 Legend: N images, C channels, H height, W width.
 """
@@ -12,17 +12,23 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from afa_dist.data.mapped import MappedImages
+from afa_dist.data.order import LISTED, shuffled
 from afa_dist.errors import Problem
+
+PORTION = 1 << 18
+"""Rows of a large set that are looked at together."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
     """Labelled images of one size.
 
-    images_NCHW: uint8, 0 to 255; or, to measure on, float32 in [0, 1]. labels_N: int64, 0 to len(classes)-1.
+    images_NCHW: uint8, 0 to 255, in memory or in files that are read where they are needed; or, to measure on, float32 in
+    [0, 1]. labels_N: 0 to len(classes)-1, int64, or less where there are millions.
     """
 
-    images_NCHW: torch.Tensor
+    images_NCHW: torch.Tensor | MappedImages
     labels_N: torch.Tensor
     classes: tuple[str, ...]
 
@@ -36,8 +42,14 @@ class ImageSet:
         return channels, height, width
 
     def to(self, device: torch.device) -> ImageSet:
-        """The same images on `device`."""
-        return dataclasses.replace(self, images_NCHW=self.images_NCHW.to(device), labels_N=self.labels_N.to(device))
+        """The same images in the memory of `device`."""
+        images, labels_N = self.in_memory()
+        return dataclasses.replace(self, images_NCHW=images.to(device), labels_N=labels_N.to(device))
+
+    def in_memory(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All pixels and labels, read if they are not there yet."""
+        images = self.images_NCHW
+        return images.in_memory() if isinstance(images, MappedImages) else images, self.labels_N.long()
 
     def pixels(self, index_M: torch.Tensor | slice) -> torch.Tensor:
         """Chosen images with pixels in [0, 1], float32 (M, C, H, W)."""
@@ -45,18 +57,37 @@ class ImageSet:
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
 
     def subset(self, indices: np.ndarray) -> ImageSet:
+        """The images at some positions."""
         index = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-        return dataclasses.replace(self, images_NCHW=self.images_NCHW[index], labels_N=self.labels_N[index])
+        images = self.images_NCHW
+        chosen = images.subset(indices) if isinstance(images, MappedImages) else images[index]
+        return dataclasses.replace(self, images_NCHW=chosen, labels_N=self.labels_N[index].long())
+
+    def without(self, indices: np.ndarray) -> ImageSet:
+        """All images but those at some positions."""
+        images = self.images_NCHW
+        if not isinstance(images, MappedImages):
+            return self.subset(np.setdiff1d(np.arange(len(self)), indices))
+        kept_N = torch.ones(len(self), dtype=torch.bool)
+        kept_N[torch.from_numpy(indices)] = False
+        return dataclasses.replace(self, images_NCHW=images.without(indices), labels_N=self.labels_N[kept_N])
 
     def fingerprint(self) -> str:
-        """SHA-256 over sizes, labels and pixels: equal for equal data, wherever it was read from."""
+        """SHA-256 over sizes, labels and pixels: equal for equal data, wherever it was read from. Of images in files it
+        is over the recorded hashes of these."""
         digest = hashlib.sha256(repr((tuple(self.images_NCHW.shape), self.classes)).encode())
+        if isinstance(self.images_NCHW, MappedImages):
+            digest.update(self.images_NCHW.fingerprint().encode())  # and with the files their labels
+            return digest.hexdigest()
         digest.update(self.labels_N.numpy().tobytes())
         digest.update(self.images_NCHW.contiguous().numpy().data)
         return digest.hexdigest()
 
     def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel on the [0, 1] scale."""
+        """Mean and standard deviation of each channel on the [0, 1] scale; of images in files those that are recorded, of
+        all training images."""
+        if isinstance(self.images_NCHW, MappedImages):
+            return self.images_NCHW.statistics
         means, stds = [], []
         for channel in self.images_NCHW.transpose(0, 1):
             # From the histogram of the 256 values: exact and without a float copy of the data.
@@ -76,6 +107,8 @@ def choose_evenly(labels_N: np.ndarray, count: int, seed: int) -> np.ndarray:
     Images are shuffled within their class; then classes take turns, so shares differ by at most one image wherever
     classes are large enough.
     """
+    if len(labels_N) > LISTED:
+        return _choose_from_many(labels_N, count, seed)
     random = np.random.Generator(np.random.Philox(seed))
     turn_N = np.empty(len(labels_N), dtype=np.int64)
     for label in np.unique(labels_N):
@@ -83,6 +116,39 @@ def choose_evenly(labels_N: np.ndarray, count: int, seed: int) -> np.ndarray:
         turn_N[random.permutation(members)] = np.arange(len(members))
     order = np.lexsort((random.permutation(len(labels_N)), turn_N))
     return np.sort(order[:count])
+
+
+def _choose_from_many(labels_N: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The same, drawn in another way: in a random order each class is taken from until it has its share."""
+    have = np.zeros(int(labels_N.max()) + 1, dtype=np.int64)
+    for start in range(0, len(labels_N), PORTION):
+        have += np.bincount(labels_N[start : start + PORTION], minlength=len(have))
+    left = np.array(even_shares(have.tolist(), count))
+    chosen: list[np.ndarray] = []
+    for start in range(0, len(labels_N), PORTION):
+        if not left.any():
+            break
+        rows = shuffled("choose", seed, 0, len(labels_N), np.arange(start, min(start + PORTION, len(labels_N))))
+        rows = rows[np.argsort(labels_N[rows], kind="stable")]
+        labels = labels_N[rows]
+        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
+        chosen.append(rows[rank < left[labels]])
+        left -= np.bincount(labels[rank < left[labels]], minlength=len(left))
+    return np.sort(np.concatenate([*chosen, np.empty(0, np.int64)]))
+
+
+def even_shares(have: list[int], count: int) -> list[int]:
+    """Shares of `count`, none more than there is, that differ by at most one where there is enough; the first get more."""
+    shares = [0] * len(have)
+    left = min(count, sum(have))
+    while left:
+        open_ones = [place for place, most in enumerate(have) if shares[place] < most]
+        each = left // len(open_ones)
+        for place in open_ones if each else open_ones[:left]:
+            more = min(max(each, 1), have[place] - shares[place])
+            shares[place] += more
+            left -= more
+    return shares
 
 
 def choose_rows(labels_N: np.ndarray, limit: int) -> np.ndarray:
@@ -101,8 +167,7 @@ def hold_out(train: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet, Imag
     if count < 0:
         count = min(1024, len(train) // 10)
     held = choose_evenly(train.labels_N.numpy(), count, seed)
-    rest = np.setdiff1d(np.arange(len(train)), held)
-    return train.subset(rest), train.subset(held)
+    return train.without(held), train.subset(held)
 
 
 def label_problems(labels_N: np.ndarray, classes: tuple[str, ...], where: str, *, training: bool) -> Iterator[Problem]:

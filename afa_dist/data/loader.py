@@ -101,7 +101,8 @@ class Loader:
     @functools.cached_property
     def _fetch(self) -> Callable[[int], tuple[torch.Tensor, ...]]:
         sets = [self.data] if self.generated is None else [self.data, self.generated]
-        near = all(part.images_NCHW.device.type == self.world.device.type for part in sets)
+        device = self.world.device.type
+        near = all(isinstance(part.images_NCHW, torch.Tensor) and part.labels_N.device.type == device for part in sets)
         return self._rows if near else Ahead(self._rows)
 
     def _rows(self, step: int) -> tuple[torch.Tensor, ...]:
@@ -125,7 +126,7 @@ def _taken(
     device = data.images_NCHW.device
     if generated is None:
         index_G = rows_G.to(device, non_blocking=True)
-        return data.images_NCHW[index_G[own]], data.labels_N[index_G]
+        return data.images_NCHW[index_G[own]], data.labels_N[index_G].long()
     images_BCHW = torch.empty(len(rows_G[own]), *data.shape, dtype=data.images_NCHW.dtype, device=device)
     labels_G = torch.empty(len(rows_G), dtype=torch.int64, device=device)
     for part, index_G in ((data, rows_G), (generated, -1 - rows_G)):

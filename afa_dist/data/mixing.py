@@ -9,12 +9,11 @@ batches; generated ones go on from epoch to epoch, and are shuffled anew when al
 from __future__ import annotations
 
 import dataclasses
-import functools
 from fractions import Fraction
 
 import numpy as np
 
-from afa_dist.distributed.randomness import derive_seed
+from afa_dist.data.order import shuffled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +52,16 @@ class Mixture:
         images as -1 - row."""
         epoch, offset = divmod(step, self.steps_per_epoch)
         first = offset * self.batch_size
-        order = _shuffled("order", seed, epoch, self.real)
         if not self.share:
-            return order[first : first + self.batch_size]
+            return shuffled("order", seed, epoch, self.real, np.arange(first, first + self.batch_size))
         # Python's whole numbers: the denominator of a share such as 2/3 = 0.6666666666666666 has 16 digits.
         before = np.array([self._generated_before(first + place) for place in range(self.batch_size + 1)])
         is_generated = np.diff(before) > 0
         drawn = epoch * self._generated_before(self.steps_per_epoch * self.batch_size) + before[:-1]
         rows = np.empty(self.batch_size, dtype=np.int64)
         rows[is_generated] = -1 - self._generated_rows(seed, drawn[is_generated])
-        rows[~is_generated] = order[(np.arange(first, first + self.batch_size) - before[:-1])[~is_generated]]
+        places = (np.arange(first, first + self.batch_size) - before[:-1])[~is_generated]
+        rows[~is_generated] = shuffled("order", seed, epoch, self.real, places)
         return rows
 
     def _generated_rows(self, seed: int, drawn: np.ndarray) -> np.ndarray:
@@ -71,10 +70,5 @@ class Mixture:
         rows = np.empty_like(drawn)
         for turn in np.unique(turns):
             own = turns == turn
-            rows[own] = _shuffled("generated", seed, int(turn), self.generated)[places[own]]
+            rows[own] = shuffled("generated", seed, int(turn), self.generated, places[own])
         return rows
-
-
-@functools.lru_cache(maxsize=4)
-def _shuffled(what: str, seed: int, turn: int, images: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(derive_seed(what, seed, turn))).permutation(images)

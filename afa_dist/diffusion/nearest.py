@@ -56,12 +56,13 @@ def closeness(
     "closer": share of the drawn images that are closer to a training (test) image than `CLOSE` of the test (training)
     images are; about as much as `CLOSE` where drawn images are like new ones. mirrored: look among mirrored ones as well.
     """
-    flat = {name: part.images_NCHW.flatten(1) for name, part in (("drawn", drawn), ("train", train), ("test", test))}
+    pixels = {name: part.in_memory()[0] for name, part in (("drawn", drawn), ("train", train), ("test", test))}
+    flat = {name: images_NCHW.flatten(1) for name, images_NCHW in pixels.items()}
     found: dict[str, Any] = {"images": len(drawn)}
     for name, other, part in (("train", "test", train), ("test", "train", test)):
         among = flat[name]
         if mirrored:
-            among = torch.cat([among, part.images_NCHW.flip(-1).flatten(1)])
+            among = torch.cat([among, pixels[name].flip(-1).flatten(1)])
         # Spread over all: files may be sorted by class.
         spread = torch.linspace(0, len(flat[other]) - 1, min(len(drawn), len(flat[other]))).round().long()
         usual, _ = nearest(flat[other][spread.to(flat[other].device)], among, tick)

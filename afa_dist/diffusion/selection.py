@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from afa_dist.data.image_set import even_shares
+
 
 def drawn_for(count: int, classes: int, keep: float) -> int:
     """How many images are drawn for a set of `count`: with `keep` below 1 equally many of each class, the best of which
@@ -24,19 +26,5 @@ def chosen(labels_N: np.ndarray, scores_N: np.ndarray, keep: float, count: int, 
         rows = np.flatnonzero(labels_N == label)
         best = rows[np.argsort(-scores_N[rows], kind="stable")]
         kept.append(best[: math.floor(round(keep * len(rows), 9))])
-    quota = _even_shares([len(rows) for rows in kept], count)
+    quota = even_shares([len(rows) for rows in kept], count)
     return np.sort(np.concatenate([rows[:most] for rows, most in zip(kept, quota, strict=True)]))
-
-
-def _even_shares(have: list[int], count: int) -> list[int]:
-    """Shares of `count`, none more than there is, that differ by at most one where there is enough; the first get more."""
-    shares = [0] * len(have)
-    left = min(count, sum(have))
-    while left:
-        open_ones = [place for place, most in enumerate(have) if shares[place] < most]
-        each = left // len(open_ones)
-        for place in open_ones if each else open_ones[:left]:
-            more = min(max(each, 1), have[place] - shares[place])
-            shares[place] += more
-            left -= more
-    return shares

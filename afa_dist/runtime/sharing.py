@@ -19,6 +19,7 @@ import torch
 from afa_dist.config import DataConfig, TrainingRun
 from afa_dist.data.catalogue import DataSplits, load_splits
 from afa_dist.data.image_set import ImageSet
+from afa_dist.data.mapped import MappedImages
 from afa_dist.errors import UserError
 
 STORE_SHARE = 0.5
@@ -46,7 +47,10 @@ class SharedImages:
 
 
 def share(sets: Mapping[str, ImageSet]) -> SharedImages | None:
-    """Put `sets` into the object store of the connected cluster; None where they are too large for that."""
+    """Put `sets` into the object store of the connected cluster; None where they are too large for that, or in files that
+    are mapped, which workers of a node share anyway."""
+    if any(isinstance(part.images_NCHW, MappedImages) for part in sets.values()):
+        return None
     needed = sum(part.images_NCHW.nbytes + part.labels_N.nbytes for part in sets.values())
     if needed > STORE_SHARE * min(_stores(ray.nodes()), default=0):
         return None
@@ -85,7 +89,8 @@ def _stores(nodes: Iterable[Mapping[str, Any]]) -> Iterable[float]:
 
 
 def _arrays(images: ImageSet) -> _Arrays:
-    return _Arrays(images.images_NCHW.contiguous().numpy(), images.labels_N.numpy(), images.classes)
+    pixels_NCHW, labels_N = images.in_memory()
+    return _Arrays(pixels_NCHW.contiguous().numpy(), labels_N.numpy(), images.classes)
 
 
 def _image_set(arrays: _Arrays) -> ImageSet:

@@ -12,6 +12,7 @@ from afa_dist.data.augment import Augmentation
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.loader import Loader
 from afa_dist.data.mixing import Mixture
+from afa_dist.data.order import shuffled
 from afa_dist.distributed import SLICE, World, derive_seed
 
 SHARES = st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.75, 0.9, 1.0, 2 / 3, 0.7000000000000001]) | st.floats(0.01, 0.99)
@@ -45,11 +46,9 @@ def naive_rows(mixture, steps, order_of):
     seed=st.integers(0, 3),
 )
 def test_rows_are_those_that_the_shares_so_far_demand(real, generated, size, share, seed):
-    from afa_dist.data.mixing import _shuffled
-
     mixture = Mixture.of(real, generated, size, share)
     steps = 2 * mixture.steps_per_epoch + 1
-    want = naive_rows(mixture, steps, lambda what, turn, images: _shuffled(what, seed, turn, images))
+    want = naive_rows(mixture, steps, lambda what, turn, images: shuffled(what, seed, turn, images, np.arange(images)))
     got = np.stack([mixture.rows(seed, step) for step in range(steps)])
     assert np.array_equal(got, want)
 

@@ -1,0 +1,207 @@
+"""Prepared sets: images in Arrow files that `prepare_data.py` wrote, with a record of everything in `dataset.json`.
+
+dataset.json                     what is there: `SetRecord`
+train-00000-of-00005.arrow ...   images, labels and checksums (`shard.py`)
+train-labels.arrow               all labels of the split, so that opening reads no image
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from afa_dist.config import DataConfig
+from afa_dist.data.chosen import AllRows
+from afa_dist.data.image_set import ImageSet, choose_rows
+from afa_dist.data.mapped import MappedImages, OpenShards, ShardFile
+from afa_dist.data.order import LISTED
+from afa_dist.errors import Problem, UserError
+from afa_dist.files import sha256
+
+RECORD = "dataset.json"
+
+FORMAT = "afa-dist images 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRecord:
+    """images: how many. per_class: of each class. labels: the file with all labels. files: those with the images."""
+
+    images: int
+    per_class: tuple[int, ...]
+    labels: ShardFile
+    files: tuple[ShardFile, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SetRecord:
+    """What `dataset.json` says.
+
+    storage: raw or encoded. channels: 1 or 3. shape: C, H, W where all images have one size, else None. mean, std: of each
+    channel over all pixels of the training images, on the [0, 1] scale. source, licence: where they come from.
+    """
+
+    classes: tuple[str, ...]
+    storage: str
+    channels: int
+    shape: tuple[int, int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: Mapping[str, SplitRecord]
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    licence: str = ""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As it is written."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def of_mapping(found: Mapping[str, Any]) -> SetRecord:
+        """Read what `to_mapping` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        if found.get("format") != FORMAT:
+            raise ValueError(f"its format is {found.get('format', 'not named')!r}, not {FORMAT!r}")
+        splits = {
+            str(name): SplitRecord(
+                int(split["images"]),
+                tuple(map(int, split["per_class"])),
+                ShardFile(**split["labels"]),
+                tuple(ShardFile(**file) for file in split["files"]),
+            )
+            for name, split in found["splits"].items()
+        }
+        shape = tuple(map(int, found["shape"])) if found["shape"] else None
+        if found["storage"] not in ("raw", "encoded") or (found["storage"] == "raw" and shape is None):
+            raise ValueError(f"storage {found['storage']!r} with shape {shape}")
+        return SetRecord(
+            classes=tuple(map(str, found["classes"])),
+            storage=found["storage"],
+            channels=int(found["channels"]),
+            shape=shape,  # type: ignore[arg-type]  # three numbers
+            mean=tuple(map(float, found["mean"])),
+            std=tuple(map(float, found["std"])),
+            splits=splits,
+            source=found.get("source", {}),
+            licence=found.get("licence", ""),
+        )
+
+
+def read_record(folder: Path) -> SetRecord:
+    """The record of a prepared set.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        return SetRecord.of_mapping(json.loads(path.read_text()))
+    except OSError as error:
+        what = f"{folder} holds no {RECORD}, so it is no prepared set; make one with prepare_data.py SOURCE DEST"
+        raise UserError.one("data.path", what) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError.one(str(path), f"is no record of a prepared set ({error}); prepare the set again") from error
+
+
+def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) -> ImageSet:
+    """A split of a prepared set, or `limit` images of it, chosen evenly by class. Reads labels, and images when they are
+    asked for.
+
+    Raises:
+        UserError: files are missing, cut off, too many or damaged; or the images have different sizes and no image_size.
+    """
+    record = read_record(folder)
+    if split not in record.splits:
+        raise UserError.one("data.path", f"{folder} has no {split} images; it has {', '.join(record.splits) or 'none'}")
+    part = record.splits[split]
+    problems = list(_file_problems(folder, record))
+    size = _size(record, config.image_size)
+    if size is None:
+        problems.append(
+            Problem("data.image_size", f"the images of {folder} have many sizes; set the side they are brought to")
+        )
+    if problems or size is None:
+        raise UserError(problems)
+    labels_N = _labels(folder, part)
+    shape = record.shape if record.storage == "raw" else None
+    shards = OpenShards(part.files, InFolder(folder), labels_N, shape)
+    images = MappedImages(
+        shards=shards,
+        rows=AllRows(part.images),
+        size=size,
+        image_size=config.image_size,
+        statistics=(record.mean, record.std),
+    )
+    labels = torch.tensor(labels_N)
+    found = ImageSet(images, labels if part.images > LISTED else labels.long(), record.classes)
+    return found.subset(choose_rows(labels_N, limit)) if 0 < limit < part.images else found
+
+
+@dataclasses.dataclass(frozen=True)
+class InFolder:
+    """Finds files in a folder of this machine."""
+
+    folder: Path
+
+    def __call__(self, file: ShardFile) -> Path:
+        return self.folder / file.name
+
+
+def _size(record: SetRecord, image_size: int) -> tuple[int, int, int] | None:
+    if record.storage == "encoded" and image_size:
+        return (record.channels, image_size, image_size)
+    return record.shape
+
+
+def _file_problems(folder: Path, record: SetRecord) -> Iterator[Problem]:
+    """Whether the files that the record names are there, of the right size, and no others."""
+    files = [file for part in record.splits.values() for file in (*part.files, part.labels)]
+    there = {path.name: path.stat().st_size for path in folder.glob("*.arrow")}
+    if missing := [file.name for file in files if file.name not in there]:
+        yield Problem("data.path", f"{folder} lacks {_some(missing)} of its {len(files)} files; copy or prepare it again")
+    if foreign := sorted(there.keys() - {file.name for file in files}):
+        yield Problem("data.path", f"{folder} holds {_some(foreign)}, which its {RECORD} does not know; remove them")
+    for file in files:
+        if file.name in there and there[file.name] != file.bytes:
+            what = f"{folder / file.name} has {there[file.name]} bytes, not {file.bytes}: it was cut off or changed"
+            yield Problem("data.path", f"{what}; copy or prepare it again")
+
+
+def _some(names: Sequence[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _labels(folder: Path, part: SplitRecord) -> np.ndarray:
+    """All labels of a split, in as few bytes as they need."""
+    path = folder / part.labels.name
+    try:
+        if sha256(path) != part.labels.sha256:
+            raise UserError.one("data.path", f"{path} is not what was written; copy or prepare it again")
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            labels: np.ndarray = reader.read_all()["label"].to_numpy()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UserError.one("data.path", f"{path} cannot be read ({error}); copy or prepare it again") from error
+    if len(labels) != part.images or labels.dtype.kind not in "iu" or not _in_range(labels, len(part.per_class)):
+        raise UserError.one("data.path", f"{path} does not fit its {RECORD}; prepare it again")
+    return labels
+
+
+def _in_range(labels_N: np.ndarray, classes: int) -> bool:
+    return bool(labels_N.min(initial=0) >= 0 and labels_N.max(initial=0) < classes)
+
+
+def write_labels(path: Path, labels_N: np.ndarray, classes: int) -> None:
+    """Write all labels of a split, in the smallest of int16 and int32."""
+    kind = pa.int16() if classes <= np.iinfo(np.int16).max else pa.int32()
+    table = pa.table({"label": pa.array(labels_N, kind)})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
