@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import itertools
 import multiprocessing
+import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -76,7 +77,7 @@ def call(unet: Any, images: int, batch: int) -> None:
     for start in range(0, images, batch):
         count = min(batch, images - start)
         x = torch.randn(count, unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
-        labels, noise = torch.arange(count) % 10, torch.zeros(count)
+        labels, noise = torch.zeros(count, dtype=torch.long), torch.zeros(count)
         for _ in range(2 * STEPS - 1):
             unet(x, noise, class_labels=labels)
 
@@ -112,6 +113,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
+    if options.count % 2:
+        parser.error(f"--count {options.count} cannot be shared by two; give an even number")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         drawing = Drawing(options.model, options.count, options.batch, Path(folder))
@@ -126,7 +129,7 @@ def main() -> None:
         "what": f"seconds to draw {options.count} images, {STEPS} steps, batches of {options.batch}, one thread a worker",
         "network": dict(drawing.prepared.source.pipeline.unet.config.items()),
         "seconds": taken,
-        "images_per_second": {name: options.count / min(times) for name, times in taken.items()},
+        "images_per_second": {name: options.count / statistics.median(times) for name, times in taken.items()},
         "ratio": {
             "job / bare calls": ratio(taken["bare calls"], taken["the job"]),
             "2 workers / 1": ratio(taken["1 Ray workers"], taken["2 Ray workers"]),

@@ -3,7 +3,8 @@
     python benchmarks/drawn.py runs/digits-edm runs/digits-drawn
 
 The first is the run of generate.py train, the second that of generate.py sample, which generate.py inspect has looked at.
-Writes results/<data>/<name>.json and .png, with the code, versions and hardware that drew the set.
+Writes results/<data>/<name>.json and .png, with the code, versions and hardware of the last start that
+made the set.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
     inspection = options.samples / "inspection.json"
+    if not (options.model / "summary.json").exists() or not (options.model / "config.yaml").exists():
+        parser.error(f"{options.model} is not a finished run of generate.py train")
     if not inspection.exists():
         parser.error(f"{inspection} is missing: run generate.py inspect --samples {options.samples} --classifier ... first")
     record = record_of(options.model, options.samples)

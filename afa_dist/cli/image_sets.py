@@ -23,8 +23,10 @@ def with_recorded_data(values: Mapping[str, Any], option: str) -> dict[str, Any]
     folder = values.get(option)
     if not isinstance(folder, str) or not folder:
         return dict(values)
+    directory = RunDirectory.at(folder)
     try:
-        recorded = RunDirectory.at(folder).read_config().get("data")
+        # Others may have a config.yaml as well.
+        recorded = directory.read_config().get("data") if directory.starts() else None
     except UserError:
         recorded = None
     return recipes.merge({"data": recorded} if isinstance(recorded, Mapping) else {}, values)
@@ -55,9 +57,9 @@ def make_and_show(run: SetRun, prepared: PreparedSet[Any], name: str) -> None:
 def show(run: SetRun, summary: Mapping[str, Any]) -> None:
     """A finished set."""
     least, most = min(summary["per_class"]), max(summary["per_class"])
-    say(f"{summary['images']} images of {summary['drawn']} drawn, {least} to {most} of each class")
-    if "agreement" in summary:
-        say(f"the scorer sees the class that was meant in {percent(summary['agreement'])} of all drawn")
+    say(f"{summary['images']} images of {summary['drawn']} candidates, {least} to {most} of each class")
+    if summary.get("agreement") is not None:
+        say(f"the scorer sees the class that was meant in {percent(summary['agreement'])} of all candidates")
     if summary.get("nearest"):
         say(nearest_table(summary["nearest"]))
     folder = RunDirectory.of(run).path

@@ -15,7 +15,7 @@ from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import StageProgress
 from afa_dist.cli.image_sets import with_recorded_data
 from afa_dist.cli.job import raise_any, resolve_alone, run_job
-from afa_dist.cli.words import say
+from afa_dist.cli.words import counted, say
 from afa_dist.config import InspectRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.data.catalogue import DataSplits, load_splits
@@ -32,6 +32,9 @@ from afa_dist.runtime.placement import cores
 DESCRIPTION = "See what a set of generated images is worth, by a classifier that had no part in it."
 
 RESULT = "inspection.json"
+
+LEAST = 2
+"""Images that have a covariance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,8 @@ def check(run: InspectRun) -> Prepared:
         splits = load_splits(run.data)
         drawn = load_generated(dataclasses.replace(run.data, generated=run.samples), splits.train)
         real = _unseen(splits)
+    if drawn is not None and len(drawn) < LEAST:
+        problems.append(Problem("samples", f"{run.samples} has {counted(len(drawn), 'image')}; distances need {LEAST}"))
     try:
         subject = load_subject(run.classifier)
     except UserError as error:

@@ -65,20 +65,26 @@ def progress_to(show: Callable[[int, int], None]) -> Iterator[None]:
 
 
 def decode_images(
-    count: int, encoded: Callable[[int], Encoded], image_size: int = 0, *, colour: bool = False
+    count: int,
+    encoded: Callable[[int], Encoded],
+    image_size: int = 0,
+    *,
+    colour: bool = False,
+    shape: tuple[int, int, int] | None = None,
 ) -> torch.Tensor:
     """Decode images 0 to `count`-1 to uint8 (N, C, H, W), in as many threads as torch computes with.
 
     image_size: side of the square they are brought to (see `to_square`); 0 = as stored, when all must have one size.
     colour: always 3 channels; else 1 if all images are grey, so that a single grey photograph among coloured ones,
     even as the first, changes nothing. What counts as grey, and how other kinds are converted: see `read_pixels`.
+    shape: C, H, W that all must have, where that is known from images read before.
 
     Raises:
         UserError: images that do not decode (up to `MISTAKES` of them, each with its file), sizes that differ, or more
             pixels than memory holds.
     """
     assert count > 0
-    stack = _Stack(count)
+    stack = _Stack(count, shape)
     unreadable: list[Problem] = []
 
     def read(position: int) -> tuple[Encoded, np.ndarray | Problem]:
@@ -152,15 +158,20 @@ def to_square(image: Image.Image, side: int) -> Image.Image:
 class _Stack:
     """All pixels in one array, allocated when the first image shows its size."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.pixels_NCHW: np.ndarray | None = None
+    def __init__(self, count: int, shape: tuple[int, int, int] | None) -> None:
+        self.count, self.shape = count, shape
+        self.pixels_NCHW: np.ndarray | None = _allocate((count, *shape)) if shape else None
 
     def fits(self, pixels_CHW: np.ndarray) -> bool:
+        if self.shape is not None:
+            return pixels_CHW.shape == self.shape or pixels_CHW.shape == (1, *self.shape[1:])
         return self.pixels_NCHW is None or pixels_CHW.shape[1:] == self.pixels_NCHW.shape[2:]
 
     def misfit(self, pixels_CHW: np.ndarray) -> str:
         assert self.pixels_NCHW is not None
+        if self.shape is not None:
+            shown = [" x ".join(map(str, shape)) for shape in (pixels_CHW.shape, self.shape)]
+            return f"has channels x height x width {shown[0]}, images before it {shown[1]}; all must have one size"
         (height, width), (first_height, first_width) = pixels_CHW.shape[1:], self.pixels_NCHW.shape[2:]
         sizes = f"{width}x{height} pixels, the first image {first_width}x{first_height}"
         return f"is {sizes}; set data.image_size, and all are brought to one size"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 from afa_dist.config import DataConfig
 from afa_dist.config.sections import RESIZED
 from afa_dist.data.image_set import ImageSet
-from afa_dist.data.parquet import load_parquet, split_files
+from afa_dist.data.parquet import load_parquet, named_failures, split_files
 from afa_dist.errors import UserError
 
 DATASET = "dataset.json"
@@ -29,9 +31,9 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
     folder = Path(config.generated).expanduser()
     if not folder.is_dir():
         raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
-    if (folder / "config.yaml").exists() and not (folder / "data" / DATASET).exists():
-        raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py sample first")
-    check_files(folder, "data.generated")
+    if not (files := split_files(folder, "train")) and (folder / "config.yaml").exists():
+        raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py first")
+    check_files(files, "data.generated")
     found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
     if found.shape != train.shape:
         sizes = [" x ".join(map(str, part.shape)) for part in (found, train)]
@@ -45,26 +47,51 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
     return ImageSet(found.images_NCHW, found.labels_N, train.classes)
 
 
-def check_files(folder: Path, option: str) -> None:
-    """Whether all files of a set are there, where it is recorded which there are; what is in them is checked as they are
-    read.
+def check_files(files: Sequence[Path], option: str) -> None:
+    """Whether these are all files of a set, as far as their names, the run that they lie in or a record beside them say;
+    what is in them is checked as they are read.
 
     Raises:
         UserError: some are missing, or there are others; `option` named them.
     """
-    recorded = record_of(str(folder)).get("files")
-    if not isinstance(recorded, list):
+    if not files:
         return
-    files = {path.name: path for path in split_files(folder, "train")}
-    wanted = {str(file["name"]): file["rows"] for file in recorded}
-    if missing := sorted(set(wanted) - set(files)):
-        what = f"{folder} lacks {', '.join(missing[:5])}, which its {DATASET} names ({len(missing)} of {len(wanted)} files)"
+    folder = files[0].parent
+    if folder.name == "data" and (folder.parent / "config.yaml").exists() and not (folder / DATASET).exists():
+        raise UserError.one(option, f"{folder.parent} is not a finished set of images; finish generate.py first")
+    there = {path.name: path for path in files}
+    numbers = [match for name in there if (match := NUMBERED.fullmatch(name))]
+    recorded = recorded_files(folder, option)
+    wanted = set(recorded) | {f"{m[1]}-{n:05d}-of-{m[3]}.parquet" for m in numbers for n in range(int(m[3]))}
+    if missing := sorted(wanted - set(there)):
+        what = f"{folder} lacks {', '.join(missing[:5])} ({len(missing)} of {len(wanted)} files)"
         raise UserError.one(option, f"{what}; copy or make it again")
-    if foreign := sorted(set(files) - set(wanted)):
+    if recorded and (foreign := sorted(set(there) - wanted)):
         raise UserError.one(option, f"{folder} holds {', '.join(foreign[:5])}, which its {DATASET} does not know")
-    for name, rows in wanted.items():
-        if (found := pq.read_metadata(files[name]).num_rows) != rows:
-            raise UserError.one(option, f"{files[name]} has {found} rows, its {DATASET} says {rows}")
+    for name, rows in recorded.items():
+        with named_failures(there[name]):
+            found = pq.read_metadata(there[name]).num_rows
+        if found != rows:
+            raise UserError.one(option, f"{there[name]} has {found} rows, its {DATASET} says {rows}")
+
+
+NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
+
+
+def recorded_files(folder: Path, option: str) -> dict[str, int]:
+    """Names and rows of the files of a set, as recorded beside them; empty where nothing is.
+
+    Raises:
+        UserError: the record says something else.
+    """
+    files = record_of(str(folder)).get("files")
+    if files is None:
+        return {}
+    try:
+        return {str(file["name"]): int(file["rows"]) for file in files}
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{folder / DATASET} does not list its files with name and rows; make the set again, or remove it"
+        raise UserError.one(option, what) from error
 
 
 def _check_classes(folder: Path, found: ImageSet, train: ImageSet) -> None:

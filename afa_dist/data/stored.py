@@ -1,138 +1,169 @@
 """A set of images in Parquet files that is read row by row, and never as a whole.
 
-Legend: N images of the set, B images read at once, C channels, H height, W width.
+Legend: N images of the set, B images read at once, M rows asked for, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afa_dist.data.decode import Encoded, decode_images
-from afa_dist.data.generated import check_files, record_of
-from afa_dist.data.image_set import label_problems
+from afa_dist.data.decode import Encoded, decode_images, progress_to
+from afa_dist.data.generated import check_files
 from afa_dist.data.parquet import class_names, image_and_label, named_failures, split_files
+from afa_dist.data.portions import Portions, RowGroup, row_groups
 from afa_dist.data.writing import IMAGE
-from afa_dist.errors import UserError
-from afa_dist.files import sha256
+from afa_dist.errors import Problem, UserError
 
+MOST_CLASSES = 1_000_000
+"""Labels beyond it are taken for something else."""
 
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """A row group of a file, the name of its image column, and the number of its first row in the set and in its file."""
+LOOKED_AT = 16
+"""Images whose colour decides whether a set is grey, where nothing else does."""
 
-    path: Path
-    number: int
-    image: str
-    first: int
-    first_of_file: int
+UNLABELLED = -1
 
 
 class StoredImages:
-    """classes: as the files name them, else empty. labels_N: int64. shape: C, H, W of the first image."""
+    """The images of `generate.py select`.
 
-    def __init__(self, folder: Path) -> None:
+    classes: as the files name them, else empty. intended_N: int32, the class that each was drawn for, or came with; -1
+    where there is none. shape: C, H, W of all images. fingerprint: over names, sizes and labels of all files; images that
+    change without it are noticed when they are read for the second time.
+    """
+
+    def __init__(self, folder: Path, *, unlabelled: bool = False, colour: bool | None = None) -> None:
         """Reads everything but the images.
+
+        unlabelled: whether images may have the label -1. colour: whether images have 3 channels, where some may be grey;
+        None = if one of `LOOKED_AT` has.
 
         Raises:
             UserError: there are none, some are missing, or they are not images with labels.
         """
-        if not folder.is_dir():
+        self.folder = folder.expanduser().resolve()
+        if not self.folder.is_dir():
             raise UserError.one("images", f"{folder} is not a folder that can be read")
-        if (folder / "config.yaml").exists() and not (folder / "data").exists():
-            raise UserError.one("images", f"{folder} holds no images (yet); finish generate.py first")
-        self.folder = folder
-        self.files = split_files(folder, "train")
+        self.files = split_files(self.folder, "train")
         if not self.files:
-            raise UserError.one("images", f"{folder} holds no train*.parquet (looked in it, in data/ and in train/)")
-        check_files(folder, "images")
+            unfinished = "; finish generate.py first" if (self.folder / "config.yaml").exists() else ""
+            raise UserError.one(
+                "images", f"{folder} holds no train*.parquet (looked in it, in data/ and in train/){unfinished}"
+            )
+        check_files(self.files, "images")
         self.classes: tuple[str, ...] = ()
-        self._groups: list[_Group] = []
-        self._read: tuple[_Group, pa.Table] | None = None
-        labels: list[np.ndarray] = []
-        for path in self.files:
-            labels.append(self._open(path, sum(map(len, labels))))
-        self.labels_N = np.concatenate(labels)
-        self._firsts = np.array([group.first for group in self._groups])
-        if not len(self.labels_N):
-            raise UserError.one("images", f"{folder} holds no rows")
-        known = self.classes or tuple(map(str, range(int(self.labels_N.max()) + 1)))
-        if problems := list(label_problems(self.labels_N, known, str(folder), training=False)):
+        digest = hashlib.sha256()
+        groups: list[RowGroup] = []
+        self.intended_N = np.concatenate([self._open(path, groups, digest) for path in self.files])
+        if problems := list(self._label_problems(unlabelled)):
             raise UserError(problems)
-        self.shape: tuple[int, int, int] = tuple(self.images(0, 1).transpose(0, 3, 1, 2).shape[1:])
+        self.fingerprint = digest.hexdigest()
+        self._portions = Portions(groups)
+        self.shape = self._shape(colour)
 
     def __len__(self) -> int:
-        return len(self.labels_N)
+        return len(self.intended_N)
 
-    def _open(self, path: Path, first: int) -> np.ndarray:
-        """Labels of a file, whose row groups are put down; its first row is number `first` of the set."""
+    def rows(self, rows_M: np.ndarray) -> pa.Table:
+        """Rows of ascending numbers: `image`, struct{bytes, path}, and `seed`, null where the files have none."""
+        tables = []
+        for group, table in self._portions.tables(rows_M):
+            with named_failures(group.path):
+                image = table[group.columns[0]]
+                tables.append(
+                    pa.table({"image": image if image.type == IMAGE else image.cast(IMAGE), "seed": _seeds(table)})
+                )
+        return pa.concat_tables(tables)
+
+    def encoded(self, rows_M: np.ndarray) -> list[Encoded]:
+        """Encoded images of ascending row numbers."""
+        images = self.rows(rows_M)["image"].to_pylist()
+        found = []
+        for row, image in zip(rows_M.tolist(), images, strict=True):
+            group = self._portions.group_of(row)
+            where = f"row {row - group.first + group.first_of_file}"
+            found.append(Encoded((image or {}).get("bytes") or b"", str(group.path), where))
+        return found
+
+    def images(self, encoded: list[Encoded]) -> np.ndarray:
+        """Pixels of images, uint8 (B, H, W, C).
+
+        Raises:
+            UserError: one does not decode, or is of another size than the others.
+        """
+        with _for_option("images"), progress_to(lambda done, total: None):
+            pixels = decode_images(len(encoded), encoded.__getitem__, colour=self.shape[0] == 3, shape=self.shape)
+        found: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
+        return found
+
+    def _open(self, path: Path, groups: list[RowGroup], digest: Any) -> np.ndarray:
+        """Labels of a file, whose row groups are added to `groups`, and what tells it from others to `digest`."""
         with named_failures(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-            image, label = image_and_label(file.schema_arrow, path)
-            names = class_names(file.schema_arrow, label)
+            schema = file.schema_arrow
+            image, label = image_and_label(schema, path)
+            label = (
+                "intended" if "intended" in schema.names and pa.types.is_integer(schema.field("intended").type) else label
+            )
+            names = class_names(schema, label)
             if names and self.classes and names != self.classes:
                 raise UserError.one(str(path), "names other classes than a file before it; write them with one list")
             self.classes = self.classes or names
+            columns = (image, *(["seed"] if "seed" in schema.names else []))
             column = file.read([label])[label]
-            of_file = 0
-            for number in range(file.num_row_groups):
-                self._groups.append(_Group(path, number, image, first + of_file, of_file))
-                of_file += file.metadata.row_group(number).num_rows
+            before = groups[-1].first + groups[-1].rows if groups else 0
+            groups += [dataclasses.replace(group, first=group.first + before) for group in row_groups([path], columns)]
         if column.null_count:
             raise UserError.one(str(path), f"{column.null_count} rows have no {label}")
-        labels: np.ndarray = column.to_numpy().astype(np.int64)
+        try:
+            labels: np.ndarray = column.cast(pa.int32()).to_numpy()
+        except pa.ArrowInvalid as error:
+            raise UserError.one(str(path), f"{label} holds numbers that are no classes ({error})") from error
+        digest.update(f"{path.name} {path.stat().st_size} {names}\n".encode() + labels.tobytes())
         return labels
 
-    def sha256(self) -> str:
-        """Over names and contents of all files; those of files whose SHA-256 is recorded are not read for it."""
-        recorded = {str(file["name"]): str(file.get("sha256", "")) for file in record_of(str(self.folder)).get("files", ())}
-        digest = hashlib.sha256()
-        for path in self.files:
-            digest.update(f"{path.name}\0{recorded.get(path.name) or sha256(path)}\0".encode())
-        return digest.hexdigest()
+    def _label_problems(self, unlabelled: bool) -> Iterator[Problem]:
+        if not len(self.intended_N):
+            yield Problem("images", f"{self.folder} holds no rows")
+            return
+        most = len(self.classes) or MOST_CLASSES
+        wrong = np.flatnonzero((self.intended_N < (UNLABELLED if unlabelled else 0)) | (self.intended_N >= most))
+        if len(wrong):
+            label, row = self.intended_N[wrong[0]], wrong[0]
+            hint = "; images without a label can only get that of a scorer: labels scorer" if label == UNLABELLED else ""
+            what = f"label {label} of row {row} is out of range; allowed: 0 to {most - 1} ({len(wrong)} rows are wrong)"
+            yield Problem("images", f"{self.folder}: {what}{hint}")
 
-    def rows(self, rows: np.ndarray) -> pa.Table:
-        """Rows of ascending numbers: `image`, struct{bytes, path}, and `seed`, null where the files have none."""
-        return pa.concat_tables(list(self._tables(rows)))
+    def _shape(self, colour: bool | None) -> tuple[int, int, int]:
+        """C, H, W, by the first image, and by the colour of some."""
+        some = np.unique(np.linspace(0, len(self) - 1, 1 if colour is not None else LOOKED_AT).round().astype(int))
+        found = []
+        for source in self.encoded(some):
+            with _for_option("images"), progress_to(lambda done, total: None):
+                found.append(decode_images(1, [source].__getitem__, colour=bool(colour))[0])
+        height, width = found[0].shape[1:]
+        return (max(len(image) for image in found), height, width)
 
-    def images(self, start: int, stop: int) -> np.ndarray:
-        """Pixels of rows start to stop - 1, uint8 (B, H, W, C).
 
-        Raises:
-            UserError: an image does not decode, or they are of different sizes.
-        """
-        encoded = self.rows(np.arange(start, stop))["image"]
+@contextlib.contextmanager
+def _for_option(option: str) -> Iterator[None]:
+    """Problems of images are those of the option that named them."""
+    try:
+        yield
+    except UserError as error:
+        found = [Problem(option if p.where.startswith("data.") else p.where, p.what) for p in error.problems]
+        raise UserError(found) from error
 
-        def at(place: int) -> Encoded:
-            group = self._group(start + place)
-            row = start + place - group.first + group.first_of_file
-            return Encoded((encoded[place].as_py() or {}).get("bytes") or b"", str(group.path), f"row {row}")
 
-        pixels: np.ndarray = decode_images(len(encoded), at).permute(0, 2, 3, 1).numpy()
-        return pixels
-
-    def _group(self, row: int) -> _Group:
-        return self._groups[int(np.searchsorted(self._firsts, row, side="right")) - 1]
-
-    def _tables(self, rows: np.ndarray) -> Iterator[pa.Table]:
-        """The rows (ascending), group by group."""
-        numbers = np.searchsorted(self._firsts, rows, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            group = self._groups[number]
-            yield self._table(group).take(rows[numbers == number] - group.first)
-
-    def _table(self, group: _Group) -> pa.Table:
-        """A row group; the last one is kept, since the next rows are mostly of it."""
-        if self._read is None or self._read[0] != group:
-            with named_failures(group.path), pq.ParquetFile(group.path, page_checksum_verification=True) as file:
-                known = ["seed"] if "seed" in file.schema_arrow.names else []
-                table = file.read_row_group(group.number, [group.image, *known])
-            seeds = table["seed"].cast(pa.int64()) if known else pa.nulls(len(table), pa.int64())
-            images = table[group.image].cast(IMAGE) if table[group.image].type != IMAGE else table[group.image]
-            self._read = (group, pa.table({"image": images, "seed": seeds}))
-        return self._read[1]
+def _seeds(table: pa.Table) -> pa.ChunkedArray:
+    """The column `seed`, null where it is not ours: others may call something else so."""
+    if "seed" in table.schema.names and table["seed"].type == pa.int64():
+        return table["seed"]
+    return pa.chunked_array([pa.nulls(len(table), pa.int64())])

@@ -20,12 +20,14 @@ from afa_dist.data.decode import Encoded, decode_images
 from afa_dist.data.generated import DATASET
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.loader import placed
+from afa_dist.data.portions import Portions, row_groups
 from afa_dist.data.writing import file_name
 from afa_dist.diffusion.nearest import closeness
 from afa_dist.diffusion.rows import SCHEMA
 from afa_dist.diffusion.selection import chosen
 from afa_dist.diffusion.shards import read_shard, write_shard
 from afa_dist.diffusion.sheet import COLUMNS, MOST_ROWS, contact_sheet
+from afa_dist.errors import UserError
 from afa_dist.files import sha256, write_aside, write_json
 
 DATA = "data"
@@ -71,12 +73,15 @@ class Finish:
             "made_by": {key: value for key, value in self.facts.items() if key != "classes"},
         }
         if self.run.scorer:
-            record["agreement"] = float((drawn["predicted"] == drawn["intended"]).mean())
+            meant = drawn["intended"] >= 0
+            same = (drawn["predicted"] == drawn["intended"])[meant]
+            record["agreement"] = float(same.mean()) if len(same) else None
             record["least_score"] = float(drawn["score"][rows].min())
-        contact_sheet(self._first_of_each(rows, labels_N)).save(self.folder / SHEET)
+        written = Portions(row_groups([self.folder / DATA / file["name"] for file in files], ("image",)))
+        contact_sheet(self._first_of_each(written, labels_N)).save(self.folder / SHEET)
         if self.real is not None:
-            some = rows[np.unique(np.linspace(0, len(rows) - 1, min(self.run.nearest, len(rows))).round().astype(int))]
-            record["nearest"] = self._closeness(some, drawn["label"][some])
+            some = np.unique(np.linspace(0, len(rows) - 1, min(self.run.nearest, len(rows))).round().astype(int))
+            record["nearest"] = self._closeness(self._decoded(written, some), labels_N[some])
         write_json(self.folder / DATA / DATASET, {**record, "files": files})
         return record
 
@@ -85,16 +90,20 @@ class Finish:
         names = ["label", "intended", *(("predicted", "score") if self.run.scorer else ())]
         tables = []
         for path, rows in self.candidates:
-            tables.append(read_shard(path, self.identity, rows, names))
+            table = read_shard(path, self.identity, rows, names)
+            kinds = [pa.float64() if name == "score" else pa.int32() for name in names]  # 20 bytes a row
+            tables.append(table.cast(pa.schema(list(zip(names, kinds, strict=True)))))
             self.tick()
-        table = pa.concat_tables(tables)
-        return {name: table[name].to_numpy() for name in names}
+        whole = pa.concat_tables(tables)
+        return {name: whole[name].to_numpy() for name in names}
 
     def _rows(self, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
         count = self.run.count or len(drawn["label"])
         if not self.run.scorer or (self.run.keep == 1 and len(drawn["label"]) == count):
             return np.arange(len(drawn["label"]))
         rows = chosen(drawn["label"], drawn["score"], self.run.keep, count, len(self.classes))
+        if not len(rows):
+            raise UserError.one("keep", f"{self.run.keep:g} leaves none of {len(drawn['label'])} images; keep more")
         if self.run.count and len(rows) < count:
             few = f"the best {self.run.keep:g} of each class come to {len(rows)} images, not {count}"
             warnings.warn(f"{few}: the scorer's labels are not even", stacklevel=2)
@@ -147,17 +156,19 @@ class Finish:
         folder.mkdir(exist_ok=True)
         return folder / file_name(number, count)
 
-    def _first_of_each(self, rows: np.ndarray, labels_N: np.ndarray) -> list[list[torch.Tensor]]:
+    def _first_of_each(self, written: Portions, labels_N: np.ndarray) -> list[list[torch.Tensor]]:
         """The first images of each class that has any, (C, H, W) each."""
-        first = [rows[labels_N == label][:COLUMNS] for label in range(min(len(self.classes), MOST_ROWS))]
+        first = [np.flatnonzero(labels_N == label)[:COLUMNS] for label in range(min(len(self.classes), MOST_ROWS))]
         shown = np.sort(np.concatenate(first))
-        images = dict(zip(shown.tolist(), self._decoded(shown), strict=True))
+        images = dict(zip(shown.tolist(), self._decoded(written, shown), strict=True))
         return [[images[row] for row in part.tolist()] for part in first if len(part)]
 
-    def _closeness(self, rows: np.ndarray, labels_N: np.ndarray) -> dict[str, Any] | None:
+    def _closeness(self, images_NCHW: torch.Tensor, labels_N: np.ndarray) -> dict[str, Any] | None:
         assert self.real is not None
-        drawn = ImageSet(self._decoded(rows), torch.from_numpy(labels_N), tuple(self.classes))
+        drawn = ImageSet(images_NCHW, torch.from_numpy(labels_N), tuple(self.classes))
         if drawn.shape != self.real.train.shape:
+            sizes = [" x ".join(map(str, shape)) for shape in (drawn.shape, self.real.train.shape)]
+            warnings.warn(f"images of {sizes[0]} are not compared with real ones of {sizes[1]}", stacklevel=2)
             return None
         assert self.run.data is not None
         # Of the machine that finishes, which need not be one that drew.
@@ -167,10 +178,9 @@ class Finish:
             parts = [part.to(torch.device("cpu")) for part in parts]
         return closeness(parts[0], parts[1], parts[2], self.run.data.flip, self.tick)
 
-    def _decoded(self, rows: np.ndarray) -> torch.Tensor:
-        """Pixels of rows (ascending)."""
-        tables = [table.select(["image"]) for table in self._chosen(rows)]
-        images = pa.concat_tables(tables)["image"]
+    def _decoded(self, written: Portions, rows: np.ndarray) -> torch.Tensor:
+        """Pixels of rows (ascending) of the set."""
+        images = pa.concat_tables([table for _, table in written.tables(rows)])["image"]
         return decode_images(len(rows), lambda i: Encoded(images[i].as_py()["bytes"], str(self.folder), f"row {rows[i]}"))
 
 

@@ -5,7 +5,7 @@ Legend: B images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -66,11 +66,12 @@ class Scorer:
         self.classes, self.labels, self.device = classes, labels, device
 
     @torch.no_grad()
-    def columns(self, images_BHWC: np.ndarray, intended: np.ndarray) -> dict[str, Any]:
-        """label, intended, predicted and score of images, uint8 (B, H, W, C), that are meant to be of classes `intended`.
+    def columns(self, images_BHWC: np.ndarray, intended: np.ndarray, numbers: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """label, intended, predicted and score of images, uint8 (B, H, W, C), that are meant to be of classes `intended`
+        (-1: of none), and have these numbers among the candidates.
 
         Raises:
-            UserError: the network does not give a logit for each class.
+            UserError: the network does not give a finite logit for each class.
         """
         nothing = [None] * len(intended)
         if self.net is None:
@@ -80,6 +81,9 @@ class Scorer:
         if logits.shape != (len(x), self.classes):
             what = f"gives {' x '.join(map(str, logits.shape))} for {len(x)} images, not {self.classes} logits for each"
             raise UserError.one("scorer", what)
+        if not (finite := logits.isfinite().all(dim=1).cpu()).all():
+            number = numbers[int((~finite).nonzero()[0])]
+            raise UserError.one("scorer", f"gives logits that are not finite, for image {number} for one")
         log_p = logits.double().log_softmax(dim=1).cpu().numpy()
         predicted = log_p.argmax(axis=1)
         labels = predicted if self.labels == "scorer" else intended

@@ -47,7 +47,7 @@ class Sampler:
         encoded = [
             {"bytes": png(image), "path": f"{number:09d}.png"} for image, number in zip(images_BHWC, numbers, strict=True)
         ]
-        found = self.scorer.columns(images_BHWC, intended)
+        found = self.scorer.columns(images_BHWC, intended, numbers)
         return table_of({"image": encoded, **found, "seed": seeds, "index": list(numbers)})
 
     @torch.no_grad()

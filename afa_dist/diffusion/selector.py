@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -10,8 +13,12 @@ from torch import nn
 from afa_dist.config import SelectRun
 from afa_dist.data.stored import StoredImages
 from afa_dist.diffusion.rows import Scorer, table_of
+from afa_dist.errors import UserError
 from afa_dist.training.execution import compiles
 from afa_dist.training.step import autocast
+
+CHECKSUM = "crc32"
+"""Column of the candidates: that of an image's bytes when it was scored."""
 
 
 class Selector:
@@ -25,15 +32,30 @@ class Selector:
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """Rows start to stop - 1, without what stays as it is: `completed` adds it."""
-        images_BHWC = self.stored.images(start, stop)
+        numbers = np.arange(start, stop)
+        encoded = self.stored.encoded(numbers)
         with autocast(self.device, self.run.scaling.precision == "bf16"):
-            found = self.scorer.columns(images_BHWC, self.stored.labels_N[start:stop])
-        return table_of({**found, "index": np.arange(start, stop)})
+            intended = self.stored.intended_N[start:stop].astype(np.int64)
+            found = self.scorer.columns(self.stored.images(encoded), intended, numbers)
+        sums = pa.array(_checksums(image.data for image in encoded), pa.uint32())
+        return table_of({**found, "index": numbers}).append_column(CHECKSUM, sums)
+
+
+def _checksums(images: Iterable[object]) -> list[int]:
+    return [zlib.crc32(image) for image in images]  # type: ignore[arg-type]  # bytes, since they come from a table
 
 
 def completed(stored: StoredImages, table: pa.Table) -> pa.Table:
-    """Rows as `Selector` gives them, with the images and their seeds."""
-    kept = stored.rows(table["index"].to_numpy())
-    return table_of(
-        {**dict(zip(table.column_names, table.columns, strict=True)), **{n: kept[n] for n in kept.column_names}}
-    )
+    """Rows as `Selector` gives them, with the images and their seeds.
+
+    Raises:
+        UserError: an image is not the one that was scored.
+    """
+    numbers = table["index"].to_numpy()
+    kept = stored.rows(numbers)
+    changed = np.array(_checksums(row["bytes"] for row in kept["image"].to_pylist())) != table[CHECKSUM].to_numpy()
+    if changed.any():
+        what = f"{stored.folder} has changed since it was scored, row {numbers[changed][0]} for one; choose another name"
+        raise UserError.one("images", what)
+    columns = {name: table[name] for name in table.column_names if name != CHECKSUM}
+    return table_of({**columns, **{name: kept[name] for name in kept.column_names}})

@@ -114,8 +114,8 @@ def model_folder(model: str) -> Path:
     return folder / "model" if (folder / "model" / "config.json").exists() else folder
 
 
-def subject_problems(subject: Subject, model: str, test: ImageSet) -> Iterator[Problem]:
-    """Whether the network takes such images and tells so many classes apart."""
+def subject_problems(subject: Subject, model: str, test: ImageSet, *, attacked: bool = True) -> Iterator[Problem]:
+    """Whether the network takes such images and tells so many classes apart. attacked: whether it must have gradients."""
     shape = subject.config.get("shape")
     if shape and len(shape["classes"]) != len(test.classes):
         told = len(shape["classes"])
@@ -134,7 +134,8 @@ def subject_problems(subject: Subject, model: str, test: ImageSet) -> Iterator[P
             logits = subject.net(seen)
     except Exception as error:  # whatever a stranger's code raises
         what = f"{model} fails on images of {' x '.join(map(str, test.shape))} pixels: {_first_line(error)}"
-        yield Problem("model", f"{what}; data.image_size resizes images of folders and parquet")
+        hint = "; data.image_size resizes images of folders and parquet" if attacked else ""
+        yield Problem("model", what + hint)
         return
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(x):
         shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -145,7 +146,7 @@ def subject_problems(subject: Subject, model: str, test: ImageSet) -> Iterator[P
         yield Problem("model", f"{model} gives logits that are NaN or infinite for the first images")
     elif not torch.equal(seen, x):
         yield Problem("model", f"{model} changes the images that it is given; let it work on a copy")
-    elif not _has_gradient(subject.net, x):
+    elif attacked and not _has_gradient(subject.net, x):
         yield Problem("model", f"{model} gives no gradients of its logits by the pixels, which attacks follow")
 
 

@@ -57,7 +57,7 @@ class PreparedSelection(PreparedSet[SelectRun]):
 
     def own_facts(self) -> Mapping[str, Any]:
         return {
-            "images_sha256": self.stored.sha256(),
+            "images_fingerprint": self.stored.fingerprint,
             "images_made_by": self.made_by or None,
             "versions": {"afa-dist selector": SELECTOR_VERSION},
         }
@@ -75,9 +75,9 @@ def check(run: SelectRun) -> PreparedSelection:
     problems = [*launch_problems()]
     stored, scorer, real = None, None, None
     with collected(problems):
-        stored = StoredImages(Path(run.images).expanduser())
-    with collected(problems):
         scorer = load_scorer(run)
+    with collected(problems):
+        stored = StoredImages(Path(run.images), unlabelled=run.labels == "scorer", colour=_in_colour(scorer))
     if run.data is not None and run.nearest:
         with collected(problems):
             real = load_splits(run.data)
@@ -92,11 +92,17 @@ def check(run: SelectRun) -> PreparedSelection:
     return prepared
 
 
+def _in_colour(scorer: Subject | None) -> bool | None:
+    """Whether the scorer takes images in colour; None if it does not say."""
+    channels = scorer.config.get("shape", {}).get("channels") if scorer is not None else None
+    return channels == 3 if channels is not None else None
+
+
 def _classes(run: SelectRun, stored: StoredImages, scorer: Subject | None) -> tuple[str, ...]:
     """Names of the classes: as given; as the files say, unless they only number them; as the scorer says."""
     known = tuple(scorer.config.get("shape", {}).get("classes", ())) if scorer is not None else ()
-    named = () if numbered(stored.classes) else stored.classes
-    return run.classes or named or known or stored.classes or tuple(map(str, range(int(stored.labels_N.max()) + 1)))
+    named = stored.classes if not numbered(stored.classes) or len(stored.classes) > len(known) else ()
+    return run.classes or named or known or tuple(map(str, range(int(stored.intended_N.max()) + 1)))
 
 
 def _problems(prepared: PreparedSelection) -> Iterator[Problem]:
@@ -104,14 +110,37 @@ def _problems(prepared: PreparedSelection) -> Iterator[Problem]:
     if run.classes and stored.classes and not numbered(stored.classes) and run.classes != stored.classes:
         shown = [", ".join(names[:10]) for names in (run.classes, stored.classes)]
         yield Problem("classes", f"{shown[0]} are not those of the files: {shown[1]}; leave it out")
-    if int(stored.labels_N.max()) >= len(classes):
-        row = int(np.flatnonzero(stored.labels_N >= len(classes))[0])
-        yield Problem(
-            "images", f"{stored.folder}: label {stored.labels_N[row]} of row {row} is none of {len(classes)} classes"
-        )
-    if run.count > len(stored):
-        yield Problem("count", f"{run.count} of {len(stored)} images; take fewer, or 0 for all that keep leaves")
+    if int(stored.intended_N.max()) >= len(classes):
+        row = int(np.flatnonzero(stored.intended_N >= len(classes))[0])
+        what = f"label {stored.intended_N[row]} of row {row} is none of {len(classes)} classes"
+        yield Problem("images", f"{stored.folder}: {what}")
+    else:
+        yield from _count_problems(run, stored, len(classes))
+    real = prepared.real
+    if real is not None and real.train.shape != stored.shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (stored.shape, real.train.shape)]
+        yield Problem("nearest", f"compares images of {sizes[0]} with real ones of {sizes[1]}; set data.image_size, or 0")
     if prepared.scorer is not None:
-        some = torch.from_numpy(stored.images(0, min(2, len(stored)))).permute(0, 3, 1, 2)
+        pixels = stored.images(stored.encoded(np.arange(min(2, len(stored)))))
+        some = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         like = ImageSet(some, torch.zeros(len(some), dtype=torch.int64), classes)
-        yield from scorer_problems(run, prepared.scorer, classes, like)
+        found = list(scorer_problems(run, prepared.scorer, classes, like))
+        unnamed = found and not run.classes and (numbered(stored.classes) or not stored.classes)
+        yield from found
+        if unnamed:
+            yield Problem(
+                "classes", f"the files name none, {len(classes)} are assumed; name all of them, in order, if wrong"
+            )
+
+
+def _count_problems(run: SelectRun, stored: StoredImages, classes: int) -> Iterator[Problem]:
+    """Whether so many images are left; with labels of a scorer that is known when it has seen them."""
+    if run.labels == "intended":
+        have = np.bincount(stored.intended_N, minlength=classes)
+        left = int(np.floor(np.round(run.keep * have, 9)).sum())
+    else:
+        left = int(round(run.keep * len(stored), 9))
+    if not left:
+        yield Problem("keep", f"{run.keep:g} leaves none of {len(stored)} images; keep more")
+    elif run.count > left:
+        yield Problem("count", f"{run.count}: keep {run.keep:g} leaves {left} of {len(stored)} images; 0 takes all of them")

@@ -112,7 +112,7 @@ def scorer_problems(run: SetRun, scorer: Subject, classes: Sequence[str], like: 
         shown = [", ".join(names[:10]) + (", ..." if len(names) > 10 else "") for names in (known, list(classes))]
         yield Problem("scorer", f"{run.scorer} tells {shown[0]} apart, the images are of {shown[1]}, in this order")
     elif like is not None:
-        for problem in subject_problems(scorer, run.scorer, like):
+        for problem in subject_problems(scorer, run.scorer, like, attacked=False):
             yield Problem("scorer", problem.what.removeprefix("has "))
 
 
@@ -126,9 +126,11 @@ def directory_problems(run: SetRun, facts: Mapping[str, Any]) -> Iterator[Proble
 
 def record_problems(run: SetRun, directory: RunDirectory, facts: Mapping[str, Any]) -> Iterator[Problem]:
     """Whether the directory holds another set, or none where there must be one."""
-    yield from directory.problems(run)
+    if others := list(directory.problems(run)):
+        yield from others
+        return
     recorded = directory.read_json(IDENTITY) or _of_summary(directory)  # candidates may be deleted when all is done
-    if recorded is None:
+    if not isinstance(recorded, dict):
         if run.merge:
             yield Problem("merge", f"{directory.place} holds no images; start with shard i/n first")
         return
@@ -138,9 +140,10 @@ def record_problems(run: SetRun, directory: RunDirectory, facts: Mapping[str, An
         yield Problem("name", f"{directory.place} holds a set with other {what}; choose another name")
 
 
-_WORDS = {"model_sha256": "model's weights", "scorer_sha256": "scorer's weights", "images_sha256": "images"}
+_WORDS = {"model_sha256": "model's weights", "scorer_sha256": "scorer's weights", "images_fingerprint": "images"}
 
 
 def _of_summary(directory: RunDirectory) -> dict[str, Any] | None:
-    summary = directory.read_json("summary.json")
-    return {**summary["made_by"], "classes": summary["classes"]} if summary else None
+    summary = directory.read_json("summary.json") or {}
+    made_by = summary.get("made_by")
+    return {**made_by, "classes": summary.get("classes")} if isinstance(made_by, dict) else None

@@ -57,7 +57,7 @@ STAGES = ("pretrain", "finetune", "evaluate")
 PATHS = ("init", "pretrained", "corruptions_path")
 """Options that name a place: two ways of writing one place are no difference."""
 
-BY_CONTENT = ("model", "scorer")
+BY_CONTENT = ("model", "scorer", "images")
 """Options that name something which is recognised by what is in it: where it lies may change."""
 
 

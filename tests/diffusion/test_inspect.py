@@ -67,7 +67,10 @@ def test_the_command_looks_at_a_set_and_writes_its_figures(digits, trained_run, 
     assert code == 0 and "sees the class of the label in" in said and "real and other real" in said, said
     record = json.loads((tmp_path / "set/inspection.json").read_text())
     assert record["images"] == 200 and 0.5 < record["agreement"]["accuracy"] <= 1
+    np.savez("one.npz", image=images[:1], label=digits.test.labels_N[:1].numpy())
+    convert(NpzImages(tmp_path / "one.npz"), tmp_path / "one", tuple("0123456789"), 100, lambda done, total: None)
     for words, mistake in (
+        (["--samples", "one", "--classifier", str(trained_run.path)], "samples: one has 1 image; distances need 2"),
         (["--classifier", str(trained_run.path)], "samples: missing"),
         (["--samples", "set", "--classifier", "nothing"], "classifier: "),
         (["--samples", "nothing", "--classifier", str(trained_run.path)], "samples: nothing is not a folder"),

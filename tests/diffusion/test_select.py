@@ -1,6 +1,9 @@
 """Choosing from a set that is there is like choosing while it is drawn; others' sets get a teacher's labels."""
 
 import dataclasses
+import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from afa_dist.config import DataConfig, ScalingConfig, SelectRun
+from afa_dist.data import portions
 from afa_dist.data.generated import load_generated, record_of
 from afa_dist.data.stored import StoredImages
 from afa_dist.data.writing import png, write_rows
@@ -19,6 +23,7 @@ from afa_dist.errors import UserError
 from afa_dist.evaluation.subject import load_subject
 from afa_dist.runtime.image_sets import make_set
 from afa_dist.runtime.selecting_checks import check
+from tests.data.test_prepared import write_set
 from tests.diffusion.test_nearest import decoded
 from tests.diffusion.test_sampling import HERE, drawn, run_of, table_of
 
@@ -101,21 +106,23 @@ def test_shares_and_what_is_changed_meanwhile(published, trained_run, tmp_path):
         check(dataclasses.replace(parts, images=str(other)))
 
 
-def test_rows_are_found_in_any_order_of_row_groups(published, tmp_path):
-    """Against reading everything: ranges and scattered rows over files and groups."""
+@pytest.mark.parametrize("group", [7, 1000])
+def test_rows_are_found_in_row_groups_of_any_size(published, tmp_path, monkeypatch, group):
+    """Against reading everything: ranges and scattered rows over files, groups and portions of these."""
+    monkeypatch.setattr(portions, "PORTION", 3)
     for path in published.glob("*.parquet"):
-        pq.write_table(pq.read_table(path), tmp_path / path.name, row_group_size=7)
-    stored, whole = StoredImages(tmp_path), StoredImages(published)
-    assert stored.shape == whole.shape == (1, 8, 8) and stored.classes == ()
-    assert np.array_equal(stored.images(0, 120), whole.images(0, 120))
-    for start, stop in ((0, 1), (6, 8), (45, 60), (119, 120)):
-        assert np.array_equal(stored.images(start, stop), whole.images(0, 120)[start:stop])
-    rows = np.array([0, 6, 7, 49, 50, 51, 119])
-    assert stored.rows(rows)["image"].to_pylist() == whole.rows(np.arange(120))["image"].take(rows).to_pylist()
+        pq.write_table(pq.read_table(path), tmp_path / path.name, row_group_size=group)
+    pq.write_table(pq.read_table(path).slice(0, 0), tmp_path / "train-00.parquet")  # none at all
+    whole = [row["bytes"] for path in sorted(published.glob("*.parquet")) for row in pq.read_table(path)["img"].to_pylist()]
+    stored = pickle.loads(pickle.dumps(StoredImages(tmp_path)))
+    assert stored.shape == (1, 8, 8) and stored.classes == () and len(stored) == 120
+    for rows in ([*range(120)], [0], [119], [6, 7, 8], [45, 46, 60], [2, 118], [0, 6, 7, 49, 50, 51, 119]):
+        assert [image.data for image in stored.encoded(np.array(rows))] == [whole[row] for row in rows]
 
 
 def test_images_that_are_damaged_missing_or_of_other_classes_are_refused(published, all_drawn, trained_run, tmp_path):
-    damaged, lettered = tmp_path / "damaged", tmp_path / "lettered"
+    damaged, lettered, colour = tmp_path / "damaged", tmp_path / "lettered", tmp_path / "colour"
+    write_set(colour, {"train": 20, "test": 8})
     damaged.mkdir()
     for path in (all_drawn / "data").glob("*.parquet"):
         write_rows(lettered / path.name, pq.read_table(path), tuple("abcdefghij"))
@@ -125,15 +132,135 @@ def test_images_that_are_damaged_missing_or_of_other_classes_are_refused(publish
     for words, images, options in (
         ("is not a folder", tmp_path / "none", {}),
         ("holds no train", tmp_path, {}),
-        ("121 of 120 images", published, {"count": 121}),
+        ("61: keep 0.5 leaves 60 of 120 images", published, {"count": 61}),
+        ("keep: 0.01 leaves none of 120", published, {"keep": 0.01}),
+        (
+            "compares images of 1 x 8 x 8 with real ones of",
+            published,
+            {"nearest": 5, "data": DataConfig(name="prepared", path=str(colour))},
+        ),
         ("k, l are not those of the files: a, b, c", lettered, {"classes": ("k", "l")}),
         ("tells 0, 1, 2, .* in this order", lettered, {}),
         ("label 3 of row 3 is none of 3 classes", published, {"classes": ("a", "b", "c")}),
     ):
         with pytest.raises(UserError, match=words):
-            check(select_of(images, tmp_path / "runs", trained_run, keep=0.5, **options))
+            check(select_of(images, tmp_path / "runs", trained_run, **{"keep": 0.5, **options}))
     with pytest.raises(UserError, match=r"train-\d+-of-\d+\.parquet.*is not a whole Parquet file"):
         chosen_from(select_of(damaged, tmp_path / "runs", trained_run, keep=0.5))
+
+
+def write(folder, rows, **columns):
+    """A set of images (C, H, W) as PNG, with label 0 unless `columns` say otherwise."""
+    folder.mkdir(parents=True)
+    images = [{"bytes": png(image.transpose(1, 2, 0)), "path": None} for image in rows]
+    pq.write_table(pa.table({"image": images, "label": [0] * len(rows), **columns}), folder / "train.parquet")
+    return folder
+
+
+def test_sizes_and_colours_are_those_of_the_set_not_of_a_batch(trained_run, tmp_path):
+    grey, large = np.zeros((1, 8, 8), np.uint8), np.zeros((1, 9, 9), np.uint8)
+    coloured = np.stack([np.full((8, 8), shade, np.uint8) for shade in (0, 100, 200)])
+    with pytest.raises(UserError, match=r"train.parquet: row 12 has channels x height x width 1 x 9 x 9, .* 1 x 8 x 8"):
+        chosen_from(select_of(write(tmp_path / "a", [grey] * 12 + [large] * 8), tmp_path / "runs", trained_run, keep=0.5))
+    mixed = write(tmp_path / "b", [grey] * 10 + [coloured] * 10)
+    with pytest.raises(UserError, match="row 10 has channels x height x width 3 x 8 x 8"):
+        chosen_from(select_of(mixed, tmp_path / "runs", trained_run, name="mixed", keep=0.5))
+    for colour in (True, None):
+        stored = StoredImages(mixed, colour=colour)
+        assert stored.shape == (3, 8, 8) and stored.images(stored.encoded(np.arange(2))).shape == (2, 8, 8, 3)
+
+
+def test_a_set_that_is_not_finished_or_not_whole_is_refused(all_drawn, tmp_path, trained_run):
+    def refused(folder, words):
+        with pytest.raises(UserError, match=words):
+            check(select_of(folder, tmp_path / "runs", trained_run, keep=0.5))
+
+    copy = tmp_path / "copy"
+    shutil.copytree(all_drawn, copy)
+    record = (copy / "data/dataset.json").read_text()
+    (copy / "data/dataset.json").unlink()
+    for folder in (copy, copy / "data"):
+        refused(folder, "is not a finished set of images")
+    files = sorted((copy / "data").glob("*.parquet"))
+    for words, content in (
+        ("does not list its files", {"files": {"a": 1}}),
+        ("does not list its files", {"files": 3}),
+        ("does not list its files", {"files": ["train"]}),
+        ("does not list its files", {"files": [{"name": files[0].name}]}),
+        ("lacks more.parquet", {"files": [{"name": "more.parquet", "rows": 1}]}),
+    ):
+        (copy / "data/dataset.json").write_text(json.dumps(content))
+        refused(copy, words)
+    (copy / "data/dataset.json").write_text(record)
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[:-30])
+    refused(copy, f"{files[1].name}: is not a whole Parquet file")
+    files[1].unlink()
+    refused(copy, f"lacks {files[1].name}")
+    (copy / "data/dataset.json").unlink()
+    (copy / "config.yaml").unlink()
+    refused(copy, f"lacks {files[1].name}")  # by the names of the others
+
+
+def test_images_that_change_between_two_starts_are_found(published, trained_run, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(published, folder)
+    path = sorted(folder.glob("*.parquet"))[0]
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+    run = select_of(folder, tmp_path, trained_run, labels="scorer")
+    chosen_from(dataclasses.replace(run, shard="1/2"))
+    images = table["img"].to_pylist()
+    images[3], images[4] = images[4], images[3]
+    size = path.stat().st_size
+    pq.write_table(table.set_column(1, "img", pa.array(images)), path, compression="none", use_dictionary=False)
+    assert path.stat().st_size == size  # nothing that is looked at beforehand has changed
+    chosen_from(dataclasses.replace(run, shard="2/2"))
+    with pytest.raises(UserError, match="has changed since it was scored, row 3"):
+        chosen_from(dataclasses.replace(run, merge=True))
+
+
+def test_images_without_a_label_get_one_and_other_columns_are_left_alone(published, trained_run, tmp_path):
+    """Labels of -1, seeds that are no numbers, and a set that was labelled by a scorer before."""
+    rows = [np.zeros((1, 8, 8), np.uint8)] * 20
+    unlabelled = write(tmp_path / "a", rows, label=[-1] * 20, seed=["x"] * 20)
+    with pytest.raises(UserError, match="can only get that of a scorer"):
+        check(select_of(unlabelled, tmp_path, trained_run, keep=0.5))
+    summary = chosen_from(select_of(unlabelled, tmp_path, trained_run, labels="scorer"))
+    assert summary["agreement"] is None and table_of(tmp_path)["seed"].null_count == 20
+    for labels, words in (([10**8] * 20, "label 100000000 of row 0"), ([2**40] * 20, "numbers that are no classes")):
+        with pytest.raises(UserError, match=words):
+            check(select_of(write(tmp_path / str(labels[0]), rows, label=labels), tmp_path, trained_run, keep=0.5))
+    relabelled = write(tmp_path / "b", rows, label=[1] * 20, intended=[2] * 20)
+    chosen_from(select_of(relabelled, tmp_path, trained_run, name="again", keep=0.5))
+    assert set(table_of(tmp_path, "again")["label"].to_pylist()) == {2}
+
+
+def test_directories_of_other_runs_and_other_ways_to_write_a_path(published, trained_run, tmp_path, monkeypatch):
+    folder = tmp_path / trained_run.path.name
+    shutil.copytree(trained_run.path, folder)
+    with pytest.raises(UserError, match="holds a run with another specification"):
+        check(select_of(published, tmp_path, trained_run, name=folder.name, keep=0.5))
+    monkeypatch.chdir(published.parent)
+    run = select_of(published.name, tmp_path, trained_run, name="chosen", keep=0.5)
+    summary = chosen_from(run)
+    assert chosen_from(dataclasses.replace(run, images=str(published))) == summary
+
+
+def test_a_scorer_that_gives_no_numbers_is_refused(published, trained_run, tmp_path, monkeypatch):
+    """It needs no gradients, but finite logits."""
+    (tmp_path / "scorers.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        logits = x.detach().flatten(1)[:, :10].clone()\n"
+        "        return torch.where(x.flatten(1).mean(1, keepdim=True) > 0.3, logits, logits / (len(x) < 3))\n"
+        "def net(): return Net()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = dataclasses.replace(select_of(published, tmp_path, trained_run, keep=0.5), scorer="scorers:net")
+    with pytest.raises(UserError, match="scorer: gives logits that are not finite, for image"):
+        chosen_from(run)
 
 
 def test_the_command_says_everything_that_is_wrong(tmp_path):

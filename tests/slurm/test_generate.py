@@ -17,6 +17,6 @@ def test_an_array_draws_the_set_that_one_process_draws(desk, diffusion_model, tm
     assert len(jobs) == 2
     assert desk.wait(jobs[0]) == ["COMPLETED"] * 3, desk.log(jobs[0])
     assert desk.wait(jobs[1]) == ["COMPLETED"], desk.log(jobs[1])
-    assert "60 images of 60 drawn" in desk.log(jobs[1])
+    assert "60 images of 60 candidates" in desk.log(jobs[1])
     drawn(run_of(diffusion_model, tmp_path, name="here", **OPTIONS, data=None))
     assert table_of(desk.folder / "runs", "set").equals(table_of(tmp_path, "here"))

@@ -1,0 +1,100 @@
+"""Rows of Parquet files a portion at a time, whatever the size of their row groups.
+
+Legend: M rows asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from afa_dist.data.parquet import named_failures
+
+PORTION = 1000
+"""Rows that are read together."""
+
+BUFFER_BYTES = 1 << 20
+"""Without a limit Arrow reads a whole column of a row group, which may be gigabytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGroup:
+    """A row group: the number of its first row in the set and in its file, how many it has, and the columns to be read."""
+
+    path: Path
+    number: int
+    first: int
+    first_of_file: int
+    rows: int
+    columns: tuple[str, ...]
+
+
+def row_groups(paths: Sequence[Path], columns: tuple[str, ...]) -> list[RowGroup]:
+    """All that have rows, of files that are a set in this order."""
+    groups: list[RowGroup] = []
+    first = 0
+    for path in paths:
+        metadata, of_file = pq.read_metadata(path), 0
+        for number in range(metadata.num_row_groups):
+            rows = metadata.row_group(number).num_rows
+            if rows:
+                groups.append(RowGroup(path, number, first, of_file, rows, columns))
+            first, of_file = first + rows, of_file + rows
+    return groups
+
+
+class Portions:
+    """Reads rows of `groups` by their number in the set. Rows that are asked for in ascending order are read once: the last
+    file stays open, at the place where it was read to."""
+
+    def __init__(self, groups: Sequence[RowGroup]) -> None:
+        self.groups = list(groups)
+        self._firsts = np.array([group.first for group in groups])
+        self._file: tuple[Path, pq.ParquetFile] | None = None
+        self._stream: tuple[RowGroup, Iterator[pa.RecordBatch]] | None = None
+        self._last: tuple[RowGroup, int, pa.Table] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_file": None, "_stream": None, "_last": None}
+
+    def group_of(self, row: int) -> RowGroup:
+        """The row group that holds a row."""
+        return self.groups[int(np.searchsorted(self._firsts, row, side="right")) - 1]
+
+    def tables(self, rows_M: np.ndarray) -> Iterator[tuple[RowGroup, pa.Table]]:
+        """Rows of ascending numbers, portion by portion, with the row group that they are of."""
+        numbers_M = np.searchsorted(self._firsts, rows_M, side="right") - 1
+        portions_M = (rows_M - self._firsts[numbers_M]) // PORTION
+        starts = np.flatnonzero((np.diff(numbers_M, prepend=-1) != 0) | (np.diff(portions_M, prepend=-1) != 0))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows_M)], strict=True):
+            group, portion = self.groups[int(numbers_M[start])], int(portions_M[start])
+            yield group, self._portion(group, portion).take(rows_M[start:stop] - group.first - portion * PORTION)
+
+    def _portion(self, group: RowGroup, number: int) -> pa.Table:
+        """Rows number * PORTION to (number + 1) * PORTION - 1 of a group."""
+        if self._last is not None and self._last[:2] == (group, number):
+            return self._last[2]
+        with named_failures(group.path):
+            if self._last is None or self._stream is None or self._last[0] != group or self._last[1] >= number:
+                self._begin(group)
+            assert self._stream is not None
+            read = self._last[1] + 1 if self._last is not None else 0
+            for _ in range(read, number + 1):
+                batch = next(self._stream[1])
+        table = pa.Table.from_batches([batch])
+        assert len(table) == min(PORTION, group.rows - number * PORTION), f"{group.path} gave {len(table)} rows"
+        self._last = (group, number, table)
+        return table
+
+    def _begin(self, group: RowGroup) -> None:
+        """Read a group from its first row on."""
+        if self._file is None or self._file[0] != group.path:
+            opened = pq.ParquetFile(group.path, page_checksum_verification=True, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            self._file = (group.path, opened)
+        batches = self._file[1].iter_batches(PORTION, row_groups=[group.number], columns=list(group.columns))
+        self._stream, self._last = (group, iter(batches)), None
