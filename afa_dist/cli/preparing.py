@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afa_dist.cli.arguments import parse
-from afa_dist.cli.console import StageProgress
+from afa_dist.cli.console import EvaluationProgress
 from afa_dist.cli.job import raise_any, resolve_alone, run_job
 from afa_dist.cli.words import counted, say
 from afa_dist.config.preparing import PrepareRun
-from afa_dist.data.convert import class_names, convert, dest_problems
-from afa_dist.data.npz import NpzImages
-from afa_dist.errors import Problem, collected
-
-Prepared = tuple[NpzImages, tuple[str, ...]]
+from afa_dist.data.layout import layout_of
+from afa_dist.data.preparing import shares_of
+from afa_dist.data.sources.base import Source
+from afa_dist.data.sources.find import open_source
+from afa_dist.errors import Problem, UserError, collected
+from afa_dist.runtime.cluster import preview, session
+from afa_dist.runtime.placement import torchrun_size
+from afa_dist.runtime.prepare import Preparation, begun_problems, dest_problems, prepare, scaling_of
 
 
 def main(program: str, description: str) -> int:
-    """Convert from the command line; returns the exit code."""
+    """Prepare from the command line; returns the exit code."""
     return run_job(
         resolve_alone(PrepareRun),
         parse(PrepareRun, with_flags(sys.argv[1:]), program=f"{program} SOURCE DEST", description=description),
@@ -33,38 +36,73 @@ def main(program: str, description: str) -> int:
 def with_flags(argv: Sequence[str]) -> list[str]:
     """SOURCE and DEST in front of the options become values of --source and --dest."""
     count = next((number for number, word in enumerate(argv) if word.startswith("-")), len(argv))
-    named = [word for pair in zip(("--source", "--dest"), argv[:count], strict=False) for word in pair]
+    names = ("--source", "--dest") if count != 1 else ("--dest",) if "--kind=digits" in argv else ("--source",)
+    named = [word for pair in zip(names, argv[:count], strict=False) for word in pair]
     return [*named, *argv[min(count, 2) :]]
 
 
-def check(run: PrepareRun) -> Prepared:
+def check(run: PrepareRun) -> Preparation:
     """Look at source and destination.
 
     Raises:
         UserError: all mistakes.
     """
-    problems: list[Problem] = list(dest_problems(Path(run.dest).expanduser().resolve()))
+    dest = Path(run.dest).expanduser().resolve()
+    problems: list[Problem] = list(dest_problems(dest))
+    if torchrun_size() > 1:
+        problems.append(Problem("workers", "files are shared out to Ray workers; start it without torchrun"))
+    preparation, licence = None, ""
     with collected(problems):
-        images = NpzImages(Path(run.source).expanduser())
-        classes = class_names(images, run.classes)
+        licence = _licence(run.licence)
+    with collected(problems):
+        source = open_source(run)
+        problems += _label_problems(run, source)
+        preparation = Preparation(run, source, layout_of(source, run), dest, licence)
+    if preparation is not None and not problems:
+        problems += begun_problems(preparation)
     raise_any(problems)
-    return images, classes
+    assert preparation is not None
+    return preparation
 
 
-def describe(run: PrepareRun, prepared: Prepared) -> None:
+def _licence(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError.one("licence", f"{given[1:]} cannot be read as text ({error})") from error
+
+
+def _label_problems(run: PrepareRun, source: Source) -> list[Problem]:
+    """Whether given names and labels fit."""
+    if run.classes and run.classes != source.classes:
+        return [Problem("classes", f"are given, but the source names {', '.join(source.classes[:10])}; leave it out")]
+    return []
+
+
+def describe(run: PrepareRun, prepared: Preparation) -> None:
     """Say what would be written."""
-    images, classes = prepared
-    size = " x ".join(map(str, images.shape))
-    files = counted(-(-images.count // run.shard_size), "file")
-    say(f"{run.source}: {images.count} images of {size}, {counted(len(classes), 'class')}; {files} in {run.dest}")
+    source, layout = prepared.source, prepared.layout
+    counts = ", ".join(f"{len(labels)} {split}" for split, labels in source.labels.items())
+    say(f"{source.identity['kind']} {run.source}: {counts} images, {counted(len(source.classes), 'class')}")
+    size = " x ".join(map(str, layout.shape)) if layout.shape else "JPEG, PNG and the like as they are"
+    files = counted(len(shares_of(source, layout)), "file")
+    say(f"stored {layout.storage} ({size}) in {files} of {layout.form}, up to {layout.shard_size} images each")
+    say(f"runs {preview(scaling_of(run))}; in {prepared.dest}")
 
 
-def execute(run: PrepareRun, prepared: Prepared) -> None:
-    """Convert, with a bar."""
+def execute(run: PrepareRun, prepared: Preparation) -> None:
+    """Prepare, with a bar."""
     describe(run, prepared)
-    images, classes = prepared
-    with StageProgress("prepare", "image", images.count) as progress:
-        record = convert(images, Path(run.dest).expanduser().resolve(), classes, run.shard_size, progress.on_part)
-    least, most = min(record["per_class"]), max(record["per_class"])
-    say(f"{record['images']} images, {least} to {most} of each class, in {run.dest}")
-    say(f"train on them: --data.generated {run.dest} --data.generated_fraction 0.7")
+    with session(scaling_of(run)) as placement, EvaluationProgress("prepare") as progress:
+        record = prepare(prepared, placement, progress.show)
+    for split, part in record["splits"].items():
+        least, most = min(part["per_class"]), max(part["per_class"])
+        say(f"{split}: {part['images']} images, {least} to {most} of each class")
+    say(f"all of it: {prepared.dest}")
+    if set(record["splits"]) == {"train"}:
+        say(f"train on them: --data.generated {run.dest} --data.generated_fraction 0.7")
+    else:
+        name = "prepared" if run.form == "arrow" else "parquet"
+        say(f"train on them: --data.name {name} --data.path {run.dest}")

@@ -83,6 +83,15 @@ def load_splits(config: DataConfig) -> DataSplits:
     return DataSplits(fitted, held_out, test, generated)
 
 
+def load_whole(config: DataConfig, split: str) -> ImageSet:
+    """One split of what `config` names, all of it.
+
+    Raises:
+        UserError: as `load_splits`.
+    """
+    return _SOURCES[config.name](config, split, 0)
+
+
 def load_part(config: DataConfig, part: Literal["test", "held_out"]) -> ImageSet:
     """Load the test images alone, or the training images that are held out."""
     if part == "held_out":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
@@ -41,6 +41,11 @@ class Encoded:
 
     def problem(self, what: str) -> Problem:
         return Problem(self.file, f"{self.place} {what}".lstrip())
+
+    @property
+    def content(self) -> bytes:
+        """Its bytes."""
+        return self.data if isinstance(self.data, bytes) else self.data.read_bytes()
 
     @property
     def size_in_bytes(self) -> int:
@@ -113,6 +118,19 @@ def decode_images(
         raise UserError(_by_file(unreadable))
     assert stack.pixels_NCHW is not None
     return torch.from_numpy(stack.pixels_NCHW)
+
+
+def read_all(sources: Sequence[Encoded], image_size: int = 0, *, colour: bool = False) -> list[np.ndarray]:
+    """Decode images of any sizes, each to uint8 (C, H, W) as `read_pixels` does, in as many threads as torch computes with.
+
+    Raises:
+        UserError: images that do not decode, each with its file.
+    """
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        found = list(pool.map(lambda source: _read_or_problem(source, image_size, colour), sources))
+    if problems := [one for one in found if isinstance(one, Problem)]:
+        raise UserError(_by_file(problems)[:MISTAKES])
+    return [one for one in found if isinstance(one, np.ndarray)]
 
 
 def read_pixels(data: bytes | Path, image_size: int = 0, *, colour: bool = False) -> np.ndarray:

@@ -29,7 +29,7 @@ SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class _Listing:
+class Listing:
     """Files of one split that are still to be decoded, with their labels, in order."""
 
     files: list[Path]
@@ -47,7 +47,7 @@ def load_tree(folder: Path, split: str, limit: int = 0, image_size: int = 0) -> 
         UserError: a split missing, a class without training images or with one, a test class that train/ lacks,
             images that do not decode or, without image_size, of different sizes.
     """
-    return _load(_list_tree(folder, split), split, limit, image_size)
+    return _load(list_tree(folder, split), split, limit, image_size)
 
 
 def load_tiny_imagenet(folder: Path, split: str, limit: int = 0, image_size: int = 0) -> ImageSet:
@@ -59,16 +59,20 @@ def load_tiny_imagenet(folder: Path, split: str, limit: int = 0, image_size: int
     Raises:
         UserError: files or folders missing, annotations that do not fit the images, and as for `load_tree`.
     """
+    listing = list_tiny_imagenet(folder, split)
+    return _load(listing, split, limit, image_size, colour=True)
+
+
+def list_tiny_imagenet(folder: Path, split: str) -> Listing:
+    """Files of a split of Tiny-ImageNet; see `load_tiny_imagenet`."""
     wnids = sorted({line.strip() for line in _lines(folder / "wnids.txt")} - {""})
     if not wnids:
         raise UserError.one(str(folder / "wnids.txt"), "names no classes; unpack Tiny-ImageNet again")
     list_split = _list_tiny_train if split == "train" else _list_tiny_val
-    listing = list_split(folder, wnids)
-    listing = dataclasses.replace(listing, classes=_class_names(folder / "words.txt", wnids))
-    return _load(listing, split, limit, image_size, colour=True)
+    return dataclasses.replace(list_split(folder, wnids), classes=_class_names(folder / "words.txt", wnids))
 
 
-def _load(listing: _Listing, split: str, limit: int, image_size: int, *, colour: bool = False) -> ImageSet:
+def _load(listing: Listing, split: str, limit: int, image_size: int, *, colour: bool = False) -> ImageSet:
     problems = list(label_problems(listing.labels_N, listing.classes, str(listing.where), training=split == "train"))
     if problems:
         raise UserError(problems)
@@ -82,7 +86,8 @@ def _load(listing: _Listing, split: str, limit: int, image_size: int, *, colour:
     return ImageSet(images, torch.from_numpy(listing.labels_N[rows]), listing.classes)
 
 
-def _list_tree(folder: Path, split: str) -> _Listing:
+def list_tree(folder: Path, split: str) -> Listing:
+    """Files of a split of a tree; see `load_tree`."""
     train = folder / "train"
     classes = _folders(train) if train.is_dir() else []
     if not classes:
@@ -108,7 +113,7 @@ def _test_folder(folder: Path) -> Path:
     raise UserError.one(str(folder), f"holds no test images: a folder for each class in one of {names}")
 
 
-def _list_tiny_train(folder: Path, wnids: Sequence[str]) -> _Listing:
+def _list_tiny_train(folder: Path, wnids: Sequence[str]) -> Listing:
     train = folder / "train"
     if not train.is_dir():
         raise UserError.one(str(folder), "holds no train folder; unpack Tiny-ImageNet again")
@@ -117,7 +122,7 @@ def _list_tiny_train(folder: Path, wnids: Sequence[str]) -> _Listing:
     return _listing(train, wnids, lambda wnid: train / wnid / "images", every_class=True)
 
 
-def _list_tiny_val(folder: Path, wnids: Sequence[str]) -> _Listing:
+def _list_tiny_val(folder: Path, wnids: Sequence[str]) -> Listing:
     val, annotations = folder / "val", folder / "val" / "val_annotations.txt"
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     present = set(_images(val / "images"))
@@ -142,10 +147,10 @@ def _list_tiny_val(folder: Path, wnids: Sequence[str]) -> _Listing:
         raise UserError([*found[:-1], Problem(found[-1].where, found[-1].what + more)])
     order = sorted(labels, key=lambda name: (labels[name], name))
     labels_N = np.array([labels[name] for name in order], dtype=np.int64)
-    return _Listing([val / "images" / name for name in order], labels_N, tuple(wnids), val)
+    return Listing([val / "images" / name for name in order], labels_N, tuple(wnids), val)
 
 
-def _listing(where: Path, classes: Sequence[str], place: Callable[[str], Path | None], *, every_class: bool) -> _Listing:
+def _listing(where: Path, classes: Sequence[str], place: Callable[[str], Path | None], *, every_class: bool) -> Listing:
     """Images of each class in the folder that `place` gives for it; every_class: none may be without."""
     files: list[Path] = []
     labels: list[int] = []
@@ -160,7 +165,7 @@ def _listing(where: Path, classes: Sequence[str], place: Callable[[str], Path | 
     if empty and every_class:
         what = f"has no images of {_some(empty)} ({' '.join(SUFFIXES)}; folders further down are not searched)"
         raise UserError.one(str(where), f"{what}; add images or remove the class")
-    return _Listing(files, np.array(labels, dtype=np.int64), tuple(classes), where)
+    return Listing(files, np.array(labels, dtype=np.int64), tuple(classes), where)
 
 
 def _class_names(words: Path, wnids: Sequence[str]) -> tuple[str, ...]:

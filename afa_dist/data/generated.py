@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from afa_dist.config import DataConfig
 from afa_dist.config.sections import RESIZED
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.parquet import load_parquet, named_failures, split_files
-from afa_dist.errors import UserError
+from afa_dist.data.prepared import load_prepared
+from afa_dist.errors import Problem, UserError
 
 DATASET = "dataset.json"
 """What is recorded beside the files of a set."""
@@ -31,10 +33,13 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
     folder = Path(config.generated).expanduser()
     if not folder.is_dir():
         raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
-    if not (files := split_files(folder, "train")) and (folder / "config.yaml").exists():
-        raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py first")
-    check_files(files, "data.generated")
-    found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
+    if record_of(str(folder)).get("form") == "arrow":
+        found = _load_prepared(folder, config)
+    else:
+        if not (files := split_files(folder, "train")) and (folder / "config.yaml").exists():
+            raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py first")
+        check_files(files, "data.generated")
+        found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
     if found.shape != train.shape:
         sizes = [" x ".join(map(str, part.shape)) for part in (found, train)]
         resizes = config.name in RESIZED and found.shape[0] == train.shape[0]
@@ -45,6 +50,17 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
     if found.classes != train.classes:
         _check_classes(folder, found, train)
     return ImageSet(found.images_NCHW, found.labels_N, train.classes)
+
+
+def _load_prepared(folder: Path, config: DataConfig) -> ImageSet:
+    whole = DataConfig(name="prepared", path=str(folder), image_size=config.image_size)
+    try:
+        found = load_prepared(folder, whole, "train")
+    except UserError as error:
+        problems = [Problem(p.where.replace("data.path", "data.generated"), p.what) for p in error.problems]
+        raise UserError(problems) from error
+    limit = config.generated_limit
+    return found.subset(np.arange(limit)) if 0 < limit < len(found) else found
 
 
 def check_files(files: Sequence[Path], option: str) -> None:
@@ -84,7 +100,10 @@ def recorded_files(folder: Path, option: str) -> dict[str, int]:
     Raises:
         UserError: the record says something else.
     """
-    files = record_of(str(folder)).get("files")
+    record = record_of(str(folder))
+    files = record.get("files")
+    if files is None and isinstance(record.get("splits"), dict):  # of prepare_data.py
+        files = (record["splits"].get("train") or {}).get("files")
     if files is None:
         return {}
     try:

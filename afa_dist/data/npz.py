@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,7 @@ class NpzImages:
         UserError: everything that is wrong with the file, by name.
         """
         self.path = path
-        with self._named_failures(), zipfile.ZipFile(path) as archive:
+        with self.named_failures(), zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
             if missing := [name for name in (IMAGES, LABELS) if name not in members]:
                 there = ", ".join(sorted(members)) or "nothing"
@@ -55,22 +55,12 @@ class NpzImages:
         self.count, *size = headers[IMAGES][0]
         self.shape: tuple[int, ...] = tuple(size)
 
-    def portions(self, counts: Iterable[int]) -> Iterator[np.ndarray]:
-        """The images in order, so many at a time as `counts` says, which come to all there are; uint8 (n, H, W, C).
-
-        Raises:
-            UserError: the file is cut off or damaged.
-        """
-        bytes_each = int(np.prod(self.shape))
-        with self._named_failures(), zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as file:
-            _header(file)
-            for count in counts:
-                yield np.frombuffer(_exactly(file, count * bytes_each), np.uint8).reshape(count, *self.shape)
-            if file.read(1):  # zipfile compares the checksum when it has come to the end
-                raise ValueError(f"{IMAGES} is longer than its header says")
+    def stream(self) -> NpzStream:
+        """The images in order, from the first on."""
+        return NpzStream(self)
 
     @contextlib.contextmanager
-    def _named_failures(self) -> Iterator[None]:
+    def named_failures(self) -> Iterator[None]:
         try:
             yield
         except UserError:
@@ -80,6 +70,41 @@ class NpzImages:
         except UNREADABLE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError.one(str(self.path), f"is not a whole .npz file ({reason}); fetch it again") from error
+
+
+class NpzStream:
+    """Reads images one after another; the file stays open until all are read."""
+
+    def __init__(self, images: NpzImages) -> None:
+        self.images = images
+        self._bytes_each = int(np.prod(images.shape))
+        self._open: tuple[zipfile.ZipFile, IO[bytes]] | None = None
+
+    def read(self, count: int) -> np.ndarray:
+        """The next so many, uint8 (count, H, W, C).
+
+        Raises:
+            UserError: the file is cut off or damaged.
+        """
+        with self.images.named_failures():
+            if self._open is None:
+                archive = zipfile.ZipFile(self.images.path)
+                self._open = (archive, archive.open(f"{IMAGES}.npy"))
+                _header(self._open[1])
+            data = _exactly(self._open[1], count * self._bytes_each)
+        return np.frombuffer(data, np.uint8).reshape(count, *self.images.shape)
+
+    def finish(self) -> None:
+        """All has been read: now the checksum of the file is known, and compared.
+
+        Raises:
+            UserError: it is another one, or there is more.
+        """
+        assert self._open is not None
+        with self.images.named_failures():
+            if self._open[1].read(1):
+                raise ValueError(f"{IMAGES} is longer than its header says")
+        self._open[0].close()
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -44,11 +44,13 @@ class SplitRecord:
 class SetRecord:
     """What `dataset.json` says.
 
-    storage: raw or encoded. channels: 1 or 3. shape: C, H, W where all images have one size, else None. mean, std: of each
-    channel over all pixels of the training images, on the [0, 1] scale. source, licence: where they come from.
+    form: arrow or parquet. storage: raw or encoded. channels: 1 or 3. shape: C, H, W where all images have one size, else
+    None. mean, std: of each channel over all pixels of the training images, on the [0, 1] scale. source, licence: where
+    they come from.
     """
 
     classes: tuple[str, ...]
+    form: str
     storage: str
     channels: int
     shape: tuple[int, int, int] | None
@@ -85,6 +87,7 @@ class SetRecord:
             raise ValueError(f"storage {found['storage']!r} with shape {shape}")
         return SetRecord(
             classes=tuple(map(str, found["classes"])),
+            form=str(found["form"]),
             storage=found["storage"],
             channels=int(found["channels"]),
             shape=shape,  # type: ignore[arg-type]  # three numbers
@@ -120,6 +123,8 @@ def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) 
         UserError: files are missing, cut off, too many or damaged; or the images have different sizes and no image_size.
     """
     record = read_record(folder)
+    if record.form != "arrow":
+        raise UserError.one("data.name", f"{folder} holds {record.form} files; use data.name {record.form}")
     if split not in record.splits:
         raise UserError.one("data.path", f"{folder} has no {split} images; it has {', '.join(record.splits) or 'none'}")
     part = record.splits[split]

@@ -45,8 +45,11 @@ def checksums(images: Iterable[Any], labels_M: np.ndarray) -> np.ndarray:
 def write_raw(path: Path, images_NCHW: np.ndarray, labels_N: np.ndarray) -> None:
     """Write pixels, uint8 (N, C, H, W), and labels."""
     images = np.ascontiguousarray(images_NCHW)
-    column = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
-    _write(path, raw_schema(images.shape[1:]), [column, labels_N, checksums(images, labels_N)])
+    schema = raw_schema(images.shape[1:])
+    # By hand: pyarrow's own way guesses an order of axes from the strides, which says nothing where an axis has length 1.
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), int(np.prod(images.shape[1:])))
+    column = pa.ExtensionArray.from_storage(schema.field(IMAGE).type, flat)
+    _write(path, schema, [column, labels_N, checksums(images, labels_N)])
 
 
 def write_encoded(path: Path, images: Sequence[bytes], labels_N: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""A set of images in Parquet files that is read row by row, and never as a whole.
+"""Sets of images that are read row by row, and never as a whole: those in Parquet files, and what all have in common.
 
 Legend: N images of the set, B images read at once, M rows asked for, C channels, H height, W width.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,48 +33,86 @@ LOOKED_AT = 16
 UNLABELLED = -1
 
 
-class StoredImages:
-    """The images of `generate.py select`.
+class Stored(ABC):
+    """Images that are chosen from by `generate.py select`.
 
-    classes: as the files name them, else empty. intended_N: int32, the class that each was drawn for, or came with; -1
-    where there is none. shape: C, H, W of all images. fingerprint: over names, sizes and labels of all files; images that
-    change without it are noticed when they are read for the second time.
+    folder, option: where they lie, and what named it. classes: as the files name them, else empty. labels_N: int32, the
+    class that each was drawn for, or came with; -1 where there is none. shape: C, H, W of all images. fingerprint: over
+    names, sizes and labels of all files; images that change without it are noticed when they are read for the second time.
     """
 
-    def __init__(self, folder: Path, *, unlabelled: bool = False, colour: bool | None = None) -> None:
+    folder: Path
+    option: str
+    classes: tuple[str, ...]
+    labels_N: np.ndarray
+    shape: tuple[int, int, int]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    @abstractmethod
+    def rows(self, rows_M: np.ndarray) -> pa.Table:
+        """Rows of ascending numbers: `image`, struct{bytes, path}, and `seed`, null where it is not known."""
+
+    @abstractmethod
+    def encoded(self, rows_M: np.ndarray) -> list[Encoded]:
+        """Encoded images of ascending row numbers."""
+
+    def images(self, encoded: list[Encoded]) -> np.ndarray:
+        """Pixels of images, uint8 (B, H, W, C).
+
+        Raises:
+            UserError: one does not decode, or is of another size than the others.
+        """
+        with _for_option(self.option), progress_to(lambda done, total: None):
+            pixels = decode_images(len(encoded), encoded.__getitem__, colour=self.shape[0] == 3, shape=self.shape)
+        found: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
+        return found
+
+
+class StoredImages(Stored):
+    """Those in Parquet files."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str = "train",
+        option: str = "images",
+        intended: bool = True,
+        unlabelled: bool = False,
+        colour: bool | None = None,
+    ) -> None:
         """Reads everything but the images.
 
-        unlabelled: whether images may have the label -1. colour: whether images have 3 channels, where some may be grey;
-        None = if one of `LOOKED_AT` has.
+        option: what named the folder. intended: whether the column of that name counts where there is one, rather than the
+        label. unlabelled: whether images may have the label -1. colour: whether images have 3 channels, where some may be
+        grey; None = if one of `LOOKED_AT` has.
 
         Raises:
             UserError: there are none, some are missing, or they are not images with labels.
         """
-        self.folder = folder.expanduser().resolve()
+        self.folder, self.option, self._intended = folder.expanduser().resolve(), option, intended
         if not self.folder.is_dir():
-            raise UserError.one("images", f"{folder} is not a folder that can be read")
-        self.files = split_files(self.folder, "train")
+            raise UserError.one(option, f"{folder} is not a folder that can be read")
+        self.files = split_files(self.folder, split)
         if not self.files:
+            where = f"{split}*.parquet (looked in it, in data/ and in {split}/)"
             unfinished = "; finish generate.py first" if (self.folder / "config.yaml").exists() else ""
-            raise UserError.one(
-                "images", f"{folder} holds no train*.parquet (looked in it, in data/ and in train/){unfinished}"
-            )
-        check_files(self.files, "images")
+            raise UserError.one(option, f"{folder} holds no {where}{unfinished}")
+        check_files(self.files, option)
         self.classes: tuple[str, ...] = ()
         digest = hashlib.sha256()
         groups: list[RowGroup] = []
-        self.intended_N = np.concatenate([self._open(path, groups, digest) for path in self.files])
+        self.labels_N = np.concatenate([self._open(path, groups, digest) for path in self.files])
         if problems := list(self._label_problems(unlabelled)):
             raise UserError(problems)
         self.fingerprint = digest.hexdigest()
         self._portions = Portions(groups)
         self.shape = self._shape(colour)
 
-    def __len__(self) -> int:
-        return len(self.intended_N)
-
     def rows(self, rows_M: np.ndarray) -> pa.Table:
-        """Rows of ascending numbers: `image`, struct{bytes, path}, and `seed`, null where the files have none."""
         tables = []
         for group, table in self._portions.tables(rows_M):
             with named_failures(group.path):
@@ -84,24 +123,12 @@ class StoredImages:
         return pa.concat_tables(tables)
 
     def encoded(self, rows_M: np.ndarray) -> list[Encoded]:
-        """Encoded images of ascending row numbers."""
         images = self.rows(rows_M)["image"].to_pylist()
         found = []
         for row, image in zip(rows_M.tolist(), images, strict=True):
             group = self._portions.group_of(row)
             where = f"row {row - group.first + group.first_of_file}"
             found.append(Encoded((image or {}).get("bytes") or b"", str(group.path), where))
-        return found
-
-    def images(self, encoded: list[Encoded]) -> np.ndarray:
-        """Pixels of images, uint8 (B, H, W, C).
-
-        Raises:
-            UserError: one does not decode, or is of another size than the others.
-        """
-        with _for_option("images"), progress_to(lambda done, total: None):
-            pixels = decode_images(len(encoded), encoded.__getitem__, colour=self.shape[0] == 3, shape=self.shape)
-        found: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
         return found
 
     def _open(self, path: Path, groups: list[RowGroup], digest: Any) -> np.ndarray:
@@ -130,23 +157,23 @@ class StoredImages:
         return labels
 
     def _label_problems(self, unlabelled: bool) -> Iterator[Problem]:
-        if not len(self.intended_N):
-            yield Problem("images", f"{self.folder} holds no rows")
+        if not len(self.labels_N):
+            yield Problem(self.option, f"{self.folder} holds no rows")
             return
         most = len(self.classes) or MOST_CLASSES
-        wrong = np.flatnonzero((self.intended_N < (UNLABELLED if unlabelled else 0)) | (self.intended_N >= most))
+        wrong = np.flatnonzero((self.labels_N < (UNLABELLED if unlabelled else 0)) | (self.labels_N >= most))
         if len(wrong):
-            label, row = self.intended_N[wrong[0]], wrong[0]
+            label, row = self.labels_N[wrong[0]], wrong[0]
             hint = "; images without a label can only get that of a scorer: labels scorer" if label == UNLABELLED else ""
             what = f"label {label} of row {row} is out of range; allowed: 0 to {most - 1} ({len(wrong)} rows are wrong)"
-            yield Problem("images", f"{self.folder}: {what}{hint}")
+            yield Problem(self.option, f"{self.folder}: {what}{hint}")
 
     def _shape(self, colour: bool | None) -> tuple[int, int, int]:
         """C, H, W, by the first image, and by the colour of some."""
         some = np.unique(np.linspace(0, len(self) - 1, 1 if colour is not None else LOOKED_AT).round().astype(int))
         found = []
         for source in self.encoded(some):
-            with _for_option("images"), progress_to(lambda done, total: None):
+            with _for_option(self.option), progress_to(lambda done, total: None):
                 found.append(decode_images(1, [source].__getitem__, colour=bool(colour))[0])
         height, width = found[0].shape[1:]
         return (max(len(image) for image in found), height, width)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from afa_dist.config import SelectRun
-from afa_dist.data.stored import StoredImages
+from afa_dist.data.stored import Stored
 from afa_dist.diffusion.rows import Scorer, table_of
 from afa_dist.errors import UserError
 from afa_dist.training.execution import compiles
@@ -24,7 +24,7 @@ CHECKSUM = "crc32"
 class Selector:
     """Scores images of a set; made once for each process that takes part."""
 
-    def __init__(self, run: SelectRun, stored: StoredImages, classes: int, scorer: nn.Module | None, device: str) -> None:
+    def __init__(self, run: SelectRun, stored: Stored, classes: int, scorer: nn.Module | None, device: str) -> None:
         self.run, self.stored, self.device = run, stored, torch.device(device)
         self.scorer = Scorer(scorer, classes, run.labels, self.device)
         if self.scorer.net is not None and compiles(run.scaling.compile, self.device):
@@ -35,7 +35,7 @@ class Selector:
         numbers = np.arange(start, stop)
         encoded = self.stored.encoded(numbers)
         with autocast(self.device, self.run.scaling.precision == "bf16"):
-            intended = self.stored.intended_N[start:stop].astype(np.int64)
+            intended = self.stored.labels_N[start:stop].astype(np.int64)
             found = self.scorer.columns(self.stored.images(encoded), intended, numbers)
         sums = pa.array(_checksums(image.data for image in encoded), pa.uint32())
         return table_of({**found, "index": numbers}).append_column(CHECKSUM, sums)
@@ -45,7 +45,7 @@ def _checksums(images: Iterable[object]) -> list[int]:
     return [zlib.crc32(image) for image in images]  # type: ignore[arg-type]  # bytes, since they come from a table
 
 
-def completed(stored: StoredImages, table: pa.Table) -> pa.Table:
+def completed(stored: Stored, table: pa.Table) -> pa.Table:
     """Rows as `Selector` gives them, with the images and their seeds.
 
     Raises:

@@ -16,7 +16,8 @@ from afa_dist.config import SelectRun
 from afa_dist.data.catalogue import load_splits
 from afa_dist.data.generated import numbered, record_of
 from afa_dist.data.image_set import ImageSet
-from afa_dist.data.stored import StoredImages
+from afa_dist.data.stored import Stored
+from afa_dist.data.stored_arrow import open_stored
 from afa_dist.diffusion.rows import Maker
 from afa_dist.diffusion.selector import Selector, completed
 from afa_dist.errors import Problem, UserError, collected
@@ -31,7 +32,7 @@ SELECTOR_VERSION = 1
 class PreparedSelection(PreparedSet[SelectRun]):
     """A checked selection. stored: the images that it is made from."""
 
-    stored: StoredImages
+    stored: Stored
 
     @property
     def candidates(self) -> int:
@@ -77,7 +78,7 @@ def check(run: SelectRun) -> PreparedSelection:
     with collected(problems):
         scorer = load_scorer(run)
     with collected(problems):
-        stored = StoredImages(Path(run.images), unlabelled=run.labels == "scorer", colour=_in_colour(scorer))
+        stored = open_stored(Path(run.images), unlabelled=run.labels == "scorer", colour=_in_colour(scorer))
     if run.data is not None and run.nearest:
         with collected(problems):
             real = load_splits(run.data)
@@ -98,11 +99,11 @@ def _in_colour(scorer: Subject | None) -> bool | None:
     return channels == 3 if channels is not None else None
 
 
-def _classes(run: SelectRun, stored: StoredImages, scorer: Subject | None) -> tuple[str, ...]:
+def _classes(run: SelectRun, stored: Stored, scorer: Subject | None) -> tuple[str, ...]:
     """Names of the classes: as given; as the files say, unless they only number them; as the scorer says."""
     known = tuple(scorer.config.get("shape", {}).get("classes", ())) if scorer is not None else ()
     named = stored.classes if not numbered(stored.classes) or len(stored.classes) > len(known) else ()
-    return run.classes or named or known or tuple(map(str, range(int(stored.intended_N.max()) + 1)))
+    return run.classes or named or known or tuple(map(str, range(int(stored.labels_N.max()) + 1)))
 
 
 def _problems(prepared: PreparedSelection) -> Iterator[Problem]:
@@ -110,9 +111,9 @@ def _problems(prepared: PreparedSelection) -> Iterator[Problem]:
     if run.classes and stored.classes and not numbered(stored.classes) and run.classes != stored.classes:
         shown = [", ".join(names[:10]) for names in (run.classes, stored.classes)]
         yield Problem("classes", f"{shown[0]} are not those of the files: {shown[1]}; leave it out")
-    if int(stored.intended_N.max()) >= len(classes):
-        row = int(np.flatnonzero(stored.intended_N >= len(classes))[0])
-        what = f"label {stored.intended_N[row]} of row {row} is none of {len(classes)} classes"
+    if int(stored.labels_N.max()) >= len(classes):
+        row = int(np.flatnonzero(stored.labels_N >= len(classes))[0])
+        what = f"label {stored.labels_N[row]} of row {row} is none of {len(classes)} classes"
         yield Problem("images", f"{stored.folder}: {what}")
     else:
         yield from _count_problems(run, stored, len(classes))
@@ -133,10 +134,10 @@ def _problems(prepared: PreparedSelection) -> Iterator[Problem]:
             )
 
 
-def _count_problems(run: SelectRun, stored: StoredImages, classes: int) -> Iterator[Problem]:
+def _count_problems(run: SelectRun, stored: Stored, classes: int) -> Iterator[Problem]:
     """Whether so many images are left; with labels of a scorer that is known when it has seen them."""
     if run.labels == "intended":
-        have = np.bincount(stored.intended_N, minlength=classes)
+        have = np.bincount(stored.labels_N, minlength=classes)
         left = int(np.floor(np.round(run.keep * have, 9)).sum())
     else:
         left = int(round(run.keep * len(stored), 9))

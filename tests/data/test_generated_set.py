@@ -13,19 +13,18 @@ from afa_dist.cli import evaluating, pipeline
 from afa_dist.cli.training import main
 from afa_dist.config import DataConfig, EvaluateRun, FinetuneRun
 from afa_dist.data.catalogue import load_part, load_splits
-from afa_dist.data.convert import convert
 from afa_dist.data.generated import load_generated
-from afa_dist.data.npz import NpzImages
 from afa_dist.errors import UserError
+from tests.data.preparing import prepared
 
 DIGITS = tuple("0123456789")
 
 
-def make_set(folder, name="drawn", count=60, shape=(8, 8, 1), classes=DIGITS):
+def make_set(folder, name="drawn", count=60, shape=(8, 8, 1), classes=DIGITS, form="parquet"):
     """A set of noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     np.savez(folder / f"{name}.npz", image=pixels, label=np.arange(count) % len(classes))
-    convert(NpzImages(folder / f"{name}.npz"), folder / name, classes, 25, lambda done, total: None)
+    prepared(folder / f"{name}.npz", folder / name, classes=classes, shard_size=25, form=form)
     return folder / name
 
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from afa_dist.cli.preparing import main
 from afa_dist.config import DataConfig
-from afa_dist.data import convert as converting
-from afa_dist.data.convert import class_names, convert
 from afa_dist.data.generated import load_generated
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.npz import NpzImages
+from afa_dist.data.sources.arrays import class_names
 from afa_dist.errors import UserError
+from tests.data.preparing import prepared
 
 
 def pixels(count=25, channels=3):
@@ -36,24 +36,23 @@ def labels(count=25):
     count=st.integers(1, 30),
     channels=st.sampled_from([1, 3]),
     shard=st.integers(1, 12),
-    portion=st.integers(1, 7),
+    form=st.sampled_from(["arrow", "parquet"]),
     compressed=st.booleans(),
     dtype=st.sampled_from([np.int64, np.uint8, np.int32]),
 )
-def test_every_image_arrives_unchanged_in_its_place(tmp_path_factory, count, channels, shard, portion, compressed, dtype):
+def test_every_image_arrives_unchanged_in_its_place(tmp_path_factory, count, channels, shard, form, compressed, dtype):
     folder = tmp_path_factory.mktemp("npz")
     x, y = pixels(count, channels), labels(count).astype(dtype)
     (np.savez_compressed if compressed else np.savez)(folder / "set.npz", image=x, label=y)
-    images = NpzImages(folder / "set.npz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(converting, "PORTION", portion)
-        record = convert(images, folder / "out", class_names(images, tuple("abcd")), shard, lambda done, total: None)
-    assert [file["rows"] for file in record["files"]] == [min(shard, count - s) for s in range(0, count, shard)]
+    record = prepared(folder / "set.npz", folder / "out", classes=tuple("abcd"), shard_size=shard, form=form)
+    part = record["splits"]["train"]
+    assert [file["rows"] for file in part["files"]] == [min(shard, count - s) for s in range(0, count, shard)]
     real = ImageSet(torch.zeros(4, channels, 6, 4, dtype=torch.uint8), torch.arange(4), tuple("abcd"))
     read = load_generated(DataConfig(generated=str(folder / "out")), real)
-    assert np.array_equal(read.images_NCHW.permute(0, 2, 3, 1).numpy(), x)
+    assert np.array_equal(read.in_memory()[0].permute(0, 2, 3, 1).numpy(), x)
     assert read.labels_N.tolist() == y.tolist()
-    assert json.loads((folder / "out" / "dataset.json").read_text())["per_class"] == np.bincount(y, minlength=4).tolist()
+    assert json.loads((folder / "out" / "dataset.json").read_text()) == json.loads(json.dumps(record))
+    assert list(part["per_class"]) == np.bincount(y, minlength=4).tolist()
 
 
 class Trap:
@@ -116,12 +115,11 @@ def stored(*, spoil):
 
 
 @pytest.mark.parametrize("spoil", ["cut", "flipped"])
-def test_damaged_files_leave_nothing_behind(spoil, tmp_path):
+def test_damaged_files_make_no_set(spoil, tmp_path):
     (tmp_path / "set.npz").write_bytes(stored(spoil=spoil))
     with pytest.raises(UserError, match="is not a whole"):
-        images = NpzImages(tmp_path / "set.npz")
-        convert(images, tmp_path / "out", class_names(images, ()), 1500, lambda done, total: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+        prepared(tmp_path / "set.npz", tmp_path / "out", shard_size=1500)
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_pixels_than_memory_should_hold_are_read_in_portions(tmp_path):
@@ -138,9 +136,9 @@ def test_more_pixels_than_memory_should_hold_are_read_in_portions(tmp_path):
                 member.write(bytes(32 * 32 * 3 * 1000))
     images = NpzImages(tmp_path / "set.npz")
     assert images.count == count and images.shape == (32, 32, 3)
-    portions = images.portions([1000] * 1000)
-    assert next(portions).nbytes == 3_072_000
-    assert next(portions).nbytes == 3_072_000
+    stream = images.stream()
+    assert stream.read(1000).nbytes == 3_072_000
+    assert stream.read(1000).nbytes == 3_072_000
 
 
 def test_the_job_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -153,14 +151,14 @@ def test_the_job_from_the_command_line(tmp_path, monkeypatch, capsys):
         return code, "".join(capsys.readouterr())
 
     for words, mistakes in (
-        (["nothing.npz", ".", "--shard_size", "0"], ["shard_size"]),
+        (["nothing.npz", ".", "--shard_size", "-1"], ["shard_size"]),
         (["nothing.npz", "."], ["does not exist", "not an empty folder"]),
         (["set.pickle", "out"], ["executes code"]),
         ([], ["source: missing", "dest: missing"]),
     ):
         code, said = prepare(*words)
         assert code == 2 and all(words in said for words in mistakes), said
-    code, said = prepare("set.npz", "out", "--classes", "a,b,c,d", "--shard_size", "10")
+    code, said = prepare("set.npz", "out", "--classes", "a,b,c,d", "--shard_size", "10", "--form", "parquet")
     assert code == 0, said
     assert "25 images, 6 to 7 of each class" in said and "--data.generated out" in said
     assert [len(pq.read_table(path)) for path in sorted((tmp_path / "out").glob("*.parquet"))] == [10, 10, 5]

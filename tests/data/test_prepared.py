@@ -54,7 +54,9 @@ def write_set(folder, counts, shard=7, encoded=False):
         write_labels(path, y, 4)
         labels = ShardFile(path.name, count, path.stat().st_size, sha256(path))
         splits[split] = SplitRecord(count, tuple(np.bincount(y, minlength=4).tolist()), labels, tuple(files))
-    record = SetRecord(tuple("abcd"), "encoded" if encoded else "raw", 3, (3, 6, 5), (0.5,) * 3, (0.25,) * 3, splits)
+    record = SetRecord(
+        tuple("abcd"), "arrow", "encoded" if encoded else "raw", 3, (3, 6, 5), (0.5,) * 3, (0.25,) * 3, splits
+    )
     write_json(folder / "dataset.json", record.to_mapping())
     return made
 

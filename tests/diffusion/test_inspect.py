@@ -9,10 +9,9 @@ import scipy.linalg
 import torch
 
 from afa_dist.cli.generating import main
-from afa_dist.data.convert import convert
-from afa_dist.data.npz import NpzImages
 from afa_dist.diffusion.frechet import against_halves, frechet_distance
 from afa_dist.diffusion.inspection import inspect
+from tests.data.preparing import prepared
 
 
 def naive(one, other):
@@ -56,8 +55,7 @@ def test_the_command_looks_at_a_set_and_writes_its_figures(digits, trained_run, 
     monkeypatch.chdir(tmp_path)
     images = digits.test.images_NCHW[:200].permute(0, 2, 3, 1).numpy()
     np.savez("set.npz", image=images, label=digits.test.labels_N[:200].numpy())
-    source = NpzImages(tmp_path / "set.npz")
-    convert(source, tmp_path / "set", tuple("0123456789"), 100, lambda done, total: None)
+    prepared("set.npz", "set", classes=tuple("0123456789"), shard_size=100)
 
     def look(*words):
         monkeypatch.setattr(sys, "argv", ["generate.py", "inspect", *words])
@@ -68,7 +66,7 @@ def test_the_command_looks_at_a_set_and_writes_its_figures(digits, trained_run, 
     record = json.loads((tmp_path / "set/inspection.json").read_text())
     assert record["images"] == 200 and 0.5 < record["agreement"]["accuracy"] <= 1
     np.savez("one.npz", image=images[:1], label=digits.test.labels_N[:1].numpy())
-    convert(NpzImages(tmp_path / "one.npz"), tmp_path / "one", tuple("0123456789"), 100, lambda done, total: None)
+    prepared("one.npz", "one", classes=tuple("0123456789"))
     for words, mistake in (
         (["--samples", "one", "--classifier", str(trained_run.path)], "samples: one has 1 image; distances need 2"),
         (["--classifier", str(trained_run.path)], "samples: missing"),

@@ -23,6 +23,7 @@ from afa_dist.errors import UserError
 from afa_dist.evaluation.subject import load_subject
 from afa_dist.runtime.image_sets import make_set
 from afa_dist.runtime.selecting_checks import check
+from tests.data.preparing import prepared
 from tests.data.test_prepared import write_set
 from tests.diffusion.test_nearest import decoded
 from tests.diffusion.test_sampling import HERE, drawn, run_of, table_of
@@ -272,6 +273,14 @@ def test_the_command_says_everything_that_is_wrong(tmp_path):
     command = [sys.executable, ROOT / "jobs/generate.py", "select"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2 and "images: missing" in done.stderr and "scorer: missing" in done.stderr
+
+
+def test_a_prepared_set_is_chosen_from_like_the_files_it_was_made_from(published, trained_run, tmp_path):
+    prepared(published, tmp_path / "set", shard_size=17)
+    run = select_of(tmp_path / "set", tmp_path, trained_run, name="arrow", keep=0.5)
+    chosen_from(run)
+    chosen_from(dataclasses.replace(run, name="parquet", images=str(published)))
+    assert table_of(tmp_path, "arrow").equals(table_of(tmp_path, "parquet"))
 
 
 @pytest.mark.ray

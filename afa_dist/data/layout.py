@@ -1,0 +1,81 @@
+"""How the images of a source are stored: as pixels or as they come, and in files of how many."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from afa_dist.config.preparing import PrepareRun
+from afa_dist.data.decode import Encoded, read_all
+from afa_dist.data.sources.base import Source
+from afa_dist.errors import Problem, UserError
+
+LOOKED_AT = 64
+"""Images whose sizes and colours decide how all are stored."""
+
+RAW_SIDE = 96
+"""Pixels of the longer side up to which images are stored raw."""
+
+MOST_ROWS, MOST_BYTES, MOST_ENCODED = 10_000, 32 << 20, 1000
+"""Of a file: rows, bytes of raw images, and encoded images; so several are in memory at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How images are stored. shape: C, H, W of raw ones; None where they are encoded. image_size: as in `PrepareRun`."""
+
+    form: str
+    storage: str
+    channels: int
+    shape: tuple[int, int, int] | None
+    image_size: int
+    shard_size: int
+
+
+def layout_of(source: Source, run: PrepareRun) -> Layout:
+    """How the images of `source` are stored, by the options and by some of the images.
+
+    Raises:
+        UserError: some cannot be read, or not be stored so.
+    """
+    if source.pixels is not None:
+        return _layout(run, _of_pixels(source.pixels, run))
+    count = len(source.labels["train"])
+    rows = np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int)).tolist()
+    some = [one for row in rows for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
+    images = read_all(some, run.image_size)
+    channels: int = run.channels or max(len(image) for image in images)
+    sizes = sorted({image.shape[1:] for image in images})
+    small = len(sizes) == 1 and max(sizes[0]) <= RAW_SIDE
+    if run.storage == "encoded" or (run.storage == "auto" and not run.image_size and not small):
+        return _layout(run, None, channels)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
+        raise UserError.one("storage", f"raw needs images of one size, these have {shown}, ...; add --image_size")
+    return _layout(run, (channels, *sizes[0]))
+
+
+def _of_pixels(pixels: tuple[int, int, int], run: PrepareRun) -> tuple[int, int, int]:
+    """The shape of images that come as pixels; some options are for others."""
+    wrong = {
+        "storage": run.storage == "encoded",
+        "image_size": run.image_size != 0,
+        "channels": run.channels not in (0, pixels[0]),
+    }
+    what = f"is not for this source, which holds pixels, {' x '.join(map(str, pixels))}; leave it out"
+    if problems := [Problem(option, f"{getattr(run, option)} {what}") for option in wrong if wrong[option]]:
+        raise UserError(problems)
+    return pixels
+
+
+def _layout(run: PrepareRun, shape: tuple[int, int, int] | None, channels: int = 0) -> Layout:
+    most = MOST_ENCODED if shape is None else min(MOST_ROWS, max(1, MOST_BYTES // int(np.prod(shape))))
+    return Layout(
+        form=run.form,
+        storage="encoded" if shape is None else "raw",
+        channels=channels or (shape[0] if shape else 0),
+        shape=shape,
+        image_size=run.image_size,
+        shard_size=run.shard_size or most,
+    )

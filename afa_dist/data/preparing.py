@@ -1,0 +1,168 @@
+"""From a source to files, each by itself.
+
+Legend: N images of a file, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from afa_dist.data.decode import Encoded, decode_images, progress_to, read_all
+from afa_dist.data.layout import Layout
+from afa_dist.data.mapped import ShardFile
+from afa_dist.data.shard import write_encoded, write_raw
+from afa_dist.data.sources.base import Piece, Source
+from afa_dist.data.writing import IMAGE, png, write_rows
+from afa_dist.errors import UserError
+from afa_dist.files import sha256, write_json
+
+ROWS = pa.schema([("image", IMAGE), ("label", pa.int64())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """One file to be: rows start to stop - 1 of a split."""
+
+    split: str
+    number: int
+    start: int
+    stop: int
+    name: str
+
+
+def shares_of(source: Source, layout: Layout) -> list[Share]:
+    """All files of a set, in order."""
+    shares = []
+    for split, labels in source.labels.items():
+        starts = range(0, len(labels), layout.shard_size)
+        for number, start in enumerate(starts):
+            stop = min(start + layout.shard_size, len(labels))
+            shares.append(Share(split, number, start, stop, f"{split}-{number:05d}-of-{len(starts):05d}.{layout.form}"))
+    return shares
+
+
+class Preparer:
+    """Writes files of a set into `folder`; made once for each process that takes part."""
+
+    def __init__(self, source: Source | None, layout: Layout, classes: Sequence[str], folder: Path) -> None:
+        self.source, self.layout, self.classes, self.folder = source, layout, tuple(classes), folder
+
+    def write(self, share: Share, labels: np.ndarray, piece: Piece | None = None) -> dict[str, Any]:
+        """Write a file; returns what is to be recorded of it, which is kept beside it as well.
+
+        piece: its images, where the source can be read by one process only.
+
+        Raises:
+            UserError: images that cannot be read, or are of other sizes than the others.
+        """
+        if piece is None:
+            assert self.source is not None
+            piece = self.source.read(share.split, share.start, share.stop)
+        path = self.folder / share.name
+        if self.layout.shape is None:
+            assert not isinstance(piece, np.ndarray)
+            facts = self._write_encoded(path, piece, labels)
+        else:
+            facts = self._write_raw(path, self._pixels(piece), labels, share)
+        file = ShardFile(share.name, len(labels), path.stat().st_size, sha256(path))
+        record = {"file": dataclasses.asdict(file), **facts}
+        write_json(kept(path), record)
+        return record
+
+    def _pixels(self, piece: Piece) -> np.ndarray:
+        if isinstance(piece, np.ndarray):
+            return piece
+        layout = self.layout
+        with progress_to(lambda done, total: None):  # of one file: the job shows that of all
+            found = decode_images(
+                len(piece), piece.__getitem__, layout.image_size, colour=layout.channels == 3, shape=layout.shape
+            )
+        pixels: np.ndarray = found.numpy()
+        return pixels
+
+    def _write_raw(self, path: Path, images_NCHW: np.ndarray, labels: np.ndarray, share: Share) -> dict[str, Any]:
+        if self.layout.form == "arrow":
+            write_raw(path, images_NCHW, labels)
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                images = list(pool.map(png, images_NCHW.transpose(0, 2, 3, 1)))
+            self._write_rows(path, images, labels, share.start)
+        return {"histogram": histogram(images_NCHW).tolist(), "size": list(images_NCHW.shape[2:])}
+
+    def _write_encoded(self, path: Path, images: Sequence[Encoded], labels: np.ndarray) -> dict[str, Any]:
+        """As they are; that they decode is seen now, rather than in the middle of training."""
+        whole = [dataclasses.replace(image, data=image.content) for image in images]
+        counts, sizes = np.zeros((self.layout.channels, 256), np.int64), set()
+        for start in range(0, len(whole), AT_ONCE):
+            for image, source in zip(self._decoded(whole[start : start + AT_ONCE]), whole[start:], strict=False):
+                if len(image) > self.layout.channels:
+                    raise UserError([source.problem("is in colour, those looked at first are grey; add --channels 3")])
+                counts += histogram(image[None])
+                sizes.add(image.shape[1:])
+        content = [image.content for image in whole]
+        if self.layout.form == "arrow":
+            write_encoded(path, content, labels)
+        else:
+            self._write_rows(path, content, labels, 0)
+        return {"histogram": counts.tolist(), "size": list(sizes.pop()) if len(sizes) == 1 else None}
+
+    def _decoded(self, images: Sequence[Encoded]) -> list[np.ndarray]:
+        return read_all(images, colour=self.layout.channels == 3)
+
+    def _write_rows(self, path: Path, images: Sequence[bytes], labels: np.ndarray, start: int) -> None:
+        rows = [{"bytes": image, "path": None} for image in images]
+        table = pa.table([pa.array(rows, IMAGE), pa.array(labels, pa.int64())], schema=ROWS)
+        write_rows(path, table, self.classes)
+
+
+AT_ONCE = 64
+"""Large images that are decoded in memory together."""
+
+
+KEPT = "kept"
+"""Folder beside the files, until all are there."""
+
+
+def kept(path: Path) -> Path:
+    """Where what is to be recorded of a file is kept until all are there."""
+    return path.parent / KEPT / f"{path.name}.json"
+
+
+def done_before(folder: Path, share: Share) -> dict[str, Any] | None:
+    """What was recorded of a file that is there, whole; else None."""
+    path = folder / share.name
+    try:
+        record: dict[str, Any] = json.loads(kept(path).read_text())
+        file = ShardFile(**record["file"])
+        whole = path.stat().st_size == file.bytes and file.rows == share.stop - share.start and sha256(path) == file.sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
+
+
+def histogram(images_NCHW: np.ndarray) -> np.ndarray:
+    """How often each value of a pixel occurs in each channel, int64 (C, 256)."""
+    counts = np.zeros((images_NCHW.shape[1], 256), np.int64)
+    for start in range(0, len(images_NCHW), 256):
+        part = images_NCHW[start : start + 256]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(part[:, channel].reshape(-1), minlength=256)
+    return counts
+
+
+def statistics(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel on the [0, 1] scale, from `histogram`, as `ImageSet.pixel_statistics`
+    has them."""
+    values = np.arange(256) / 255
+    means = (counts * values).sum(axis=1) / counts.sum(axis=1)
+    variances = (counts * (values - means[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1)
+    return tuple(round(float(m), 6) for m in means), tuple(round(max(float(v) ** 0.5, 1e-3), 6) for v in variances)

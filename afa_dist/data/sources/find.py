@@ -1,0 +1,72 @@
+"""Which kind of source lies at a place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afa_dist.config.preparing import PrepareRun
+from afa_dist.data.folders import TEST_FOLDERS
+from afa_dist.data.parquet import split_files
+from afa_dist.data.sources.arrays import InMemory, Npz
+from afa_dist.data.sources.base import Source
+from afa_dist.data.sources.tables import Tables
+from afa_dist.data.sources.tars import Tars, tars_of
+from afa_dist.data.sources.trees import Tree
+from afa_dist.errors import UserError
+
+KNOWN = (
+    "cifar-10-batches-py, cifar-100-python, train_32x32.mat, wnids.txt (Tiny-ImageNet), train*.parquet, *train*.tar, "
+    "train/CLASS/ with images, or an .npz"
+)
+
+
+def open_source(run: PrepareRun) -> Source:
+    """What `run` names.
+
+    Raises:
+        UserError: there is none, of no kind that is known, or with mistakes; all that are found.
+    """
+    path = Path(run.source).expanduser().resolve()
+    kind = run.kind if run.kind != "auto" else kind_of(path)
+    if kind == "npz":
+        return Npz(path, run.classes)
+    if kind == "digits":
+        return InMemory(kind, None)
+    if not path.is_dir():
+        raise UserError.one("source", f"{run.source} is not a folder that can be read; {kind} needs one")
+    if kind == "parquet":
+        return Tables(path, run.classes)
+    if kind == "webdataset":
+        return Tars(path, run.classes)
+    if kind in ("folder", "tiny-imagenet"):
+        return Tree(kind, path)
+    return InMemory(kind, path)
+
+
+def kind_of(path: Path) -> str:
+    """The kind of what lies at `path`.
+
+    Raises:
+        UserError: nothing does, or nothing that is known.
+    """
+    if path.suffix.lower() == ".npz":
+        return "npz"
+    if not path.exists():
+        raise UserError.one("source", f"{path} does not exist")
+    marks = {
+        "cifar10": path / "cifar-10-batches-py",
+        "cifar100": path / "cifar-100-python",
+        "svhn": path / "train_32x32.mat",
+        "tiny-imagenet": path / "wnids.txt",
+    }
+    found = [kind for kind, mark in marks.items() if mark.exists()]
+    if path.is_dir():
+        found += ["parquet"] * bool(split_files(path, "train"))
+        found += ["webdataset"] * bool("train" in tars_of(path))
+        has_classes = any(entry.is_dir() for entry in (path / "train").iterdir()) if (path / "train").is_dir() else False
+        found += ["folder"] * bool(has_classes and not found and any((path / name).is_dir() for name in TEST_FOLDERS))
+    if not found:
+        raise UserError.one("source", f"{path} holds nothing that is known here: {KNOWN}")
+    if len(found) > 1:
+        raise UserError.one("kind", f"{path} may be {' or '.join(found)}; say which")
+    return found[0]

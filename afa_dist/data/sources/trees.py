@@ -1,0 +1,43 @@
+"""Sources that are folders of image files: a folder for each class, ImageNet's and Tiny-ImageNet's layout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from afa_dist.data.decode import Encoded
+from afa_dist.data.folders import Listing, list_tiny_imagenet, list_tree
+from afa_dist.data.sources.base import Piece, Source
+from afa_dist.errors import Problem, UserError
+
+ListSplit = Callable[[Path, str], Listing]
+
+KINDS: dict[str, ListSplit] = {"folder": list_tree, "tiny-imagenet": list_tiny_imagenet}
+
+
+class Tree(Source):
+    """Files in folders, in the order of class and name."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        problems: list[Problem] = []
+        self._listings: dict[str, Listing] = {}
+        for split in ("train", "test"):
+            try:
+                self._listings[split] = KINDS[kind](folder, split)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(dict.fromkeys(Problem(p.where.replace("data.path", "source"), p.what) for p in problems))
+        self.classes = self._listings["train"].classes
+        self.labels = {split: listing.labels_N.astype(np.int32) for split, listing in self._listings.items()}
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for listing in self._listings.values():
+            for path in listing.files:
+                digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        self.identity = {"kind": kind, "name": folder.name, "files": digest.hexdigest()}
+
+    def read(self, split: str, start: int, stop: int) -> Piece:
+        return [Encoded(path, str(path)) for path in self._listings[split].files[start:stop]]

@@ -1,0 +1,281 @@
+"""Sets of every kind are prepared as they are read directly, the same by any workers and after any kills."""
+
+import dataclasses
+import gzip
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from afa_dist.cli.preparing import check, with_flags
+from afa_dist.config import DataConfig
+from afa_dist.data import layout
+from afa_dist.data.catalogue import load_splits
+from afa_dist.errors import UserError
+from afa_dist.runtime.prepare import prepare
+from tests.data.preparing import HERE, prepared, run_of
+from tests.data.test_folders import CLASSES, save, tiny, tree
+from tests.data.test_parquet import pixels_of, png
+from tests.data.test_parquet import write as write_parquet
+from tests.data.test_svhn import write as write_svhn
+from tests.evaluation.helpers import killed_and_warned
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(folder, name="prepared", **options):
+    """Training and test images in memory, and the classes."""
+    splits = load_splits(DataConfig(name=name, path=str(folder) if folder else None, held_out=0, **options))
+    return [*splits.train.in_memory(), *splits.test.in_memory(), splits.train.classes]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True)) and one[4] == other[4]
+
+
+def svhn(folder):
+    folder.mkdir()
+    write_svhn(folder / "train_32x32.mat")
+    write_svhn(folder / "test_32x32.mat")
+
+
+def tables(folder):
+    folder.mkdir()
+    for split, seed in (("train", 0), ("test", 1)):
+        images = pixels_of(18, (6, 5, 3), seed)
+        for part in range(2):
+            rows = range(part * 9, part * 9 + 9)
+            write_parquet(folder / f"{split}-{part}.parquet", [png(images[i]) for i in rows], np.arange(9) % 3)
+
+
+KINDS = {"digits": None, "svhn": svhn, "folder": tree, "tiny-imagenet": tiny, "parquet": tables}
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_set_is_the_set_itself(kind, form, tmp_path):
+    source = tmp_path / "source"
+    if KINDS[kind]:
+        KINDS[kind](source)
+    options = {} if KINDS[kind] else {"kind": kind}
+    record = prepared(source if KINDS[kind] else "", tmp_path / "out", shard_size=7, form=form, licence="CC0", **options)
+    directly = read(source if KINDS[kind] else None, kind)
+    assert same(read(tmp_path / "out", {"arrow": "prepared", "parquet": "parquet"}[form]), directly)
+    splits = load_splits(DataConfig(name=kind, path=str(source) if KINDS[kind] else None, held_out=0))
+    assert np.allclose((record["mean"], record["std"]), splits.train.pixel_statistics(), atol=2e-6)
+    assert record["licence"] == "CC0" and record["shape"] == splits.train.shape
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", "out"}
+
+
+def photographs(folder, count=12):
+    """A tree of JPEGs of many sizes, some grey."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(count):
+            size = tuple(random.integers(100, 140, 2)) + ((3,) if i % 4 else ())
+            image = Image.fromarray(random.integers(0, 256, size, np.uint8))
+            path = folder / split / CLASSES[i % 3] / f"{i:03}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+
+
+def test_photographs_keep_their_bytes_and_are_decoded_when_they_are_read(tmp_path):
+    photographs(tmp_path / "source")
+    record = prepared(tmp_path / "source", tmp_path / "out", shard_size=5)
+    assert record["storage"] == "encoded" and record["shape"] is None and record["channels"] == 3
+    for size in (64, 101):
+        assert same(read(tmp_path / "out", image_size=size), read(tmp_path / "source", "folder", image_size=size))
+    prepared(tmp_path / "source", tmp_path / "parquet", form="parquet")
+    stored = [row["bytes"] for row in pq.read_table(tmp_path / "parquet/train-00000-of-00001.parquet")["image"].to_pylist()]
+    assert stored == [path.read_bytes() for path in sorted((tmp_path / "source/train").rglob("*.jpg"))]
+    record = prepared(tmp_path / "source", tmp_path / "raw", image_size=64)
+    assert record["storage"] == "raw" and record["shape"] == (3, 64, 64)
+    assert same(read(tmp_path / "raw"), read(tmp_path / "source", "folder", image_size=64))
+    for options, words in (
+        ({"storage": "raw"}, "storage: raw needs images of one size"),
+        ({"channels": 1}, "is in colour, those looked at first are grey|add --channels 3"),
+    ):
+        with pytest.raises(UserError, match=words):
+            prepared(tmp_path / "source", tmp_path / "refused", **options)
+
+
+def tars(folder, as_json=False):
+    """Samples as WebDataset has them, two tars a split; returns what is in them."""
+    folder.mkdir()
+    wanted = []
+    for split, seed in (("train", 0), ("val", 1)):
+        images, labels = pixels_of(14, (6, 5, 3), seed), np.arange(14) % 3
+        for part in range(2):
+            with tarfile.open(folder / f"set-{split}-{part:04}.tar", "w") as archive:
+                for i in range(part * 7, part * 7 + 7):
+                    label = json.dumps({"label": int(labels[i])}) if as_json else f"{labels[i]}\n"
+                    for suffix, data in ((("json" if as_json else "cls"), label.encode()), ("png", png(images[i]))):
+                        info = tarfile.TarInfo(f"{split}/sample{i:04}.{suffix}")
+                        info.size = len(data)
+                        archive.addfile(info, io.BytesIO(data))
+        wanted += [torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)]
+    return [*wanted, ("0", "1", "2")]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_tars_of_webdataset(tmp_path, as_json):
+    wanted = tars(tmp_path / "source", as_json)
+    prepared(tmp_path / "source", tmp_path / "out", shard_size=5)
+    assert same(read(tmp_path / "out"), wanted)
+    prepared(tmp_path / "source", tmp_path / "named", classes=("a", "b", "c"))
+    assert read(tmp_path / "named")[4] == ("a", "b", "c")
+
+
+def test_tars_that_are_no_sets_are_refused(tmp_path):
+    folder = tmp_path / "source"
+    tars(folder)
+    with pytest.raises(UserError, match=r"label 2 of sample train/sample0002 is out of range; allowed: 0 to 1"):
+        check(run_of(folder, tmp_path / "out", classes=("a", "b")))
+    path = folder / "set-train-0000.tar"
+    whole = path.read_bytes()
+    for content, words in (
+        (whole[:700], "cannot be read as a tar"),
+        (gzip.compress(whole), "unpack it if it is compressed"),
+        (whole.replace(b".cls", b".txt"), "has no label"),
+        (whole.replace(b".png", b".bin"), "has no image"),
+    ):
+        path.write_bytes(fixed(content) if len(content) == len(whole) else content)
+        with pytest.raises(UserError, match=words):
+            check(run_of(folder, tmp_path / "out"))
+
+
+def fixed(content):
+    """A tar whose names were changed, with the checksums of its headers made right."""
+    data = bytearray(content)
+    for at in range(0, len(data) - 511, 512):
+        if data[at + 257 : at + 262] == b"ustar":
+            data[at + 148 : at + 156] = b" " * 8
+            data[at + 148 : at + 156] = f"{sum(data[at : at + 512]):06o}\0 ".encode()
+    return bytes(data)
+
+
+def test_sources_that_cannot_be_stored_or_told_apart_are_refused(tmp_path):
+    random = np.random.default_rng(0)
+    mixed = tmp_path / "mixed"
+    tree(mixed)
+    for i in range(40):
+        save(mixed / "train/cat" / f"{i:03}.png", random.integers(0, 256, (6, 5, 3), np.uint8))
+    save(mixed / "train/cat/000b.png", random.integers(0, 256, (7, 5, 3), np.uint8))
+    many = tmp_path / "many"
+    shutil.copytree(mixed, many)
+    for i in range(300):
+        save(many / "train/cat" / f"{i:03}.png", random.integers(0, 256, (6, 5, 3), np.uint8))
+    tables(tmp_path / "both")
+    (tmp_path / "both/wnids.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    deep = tmp_path / "deep"
+    tree(deep)
+    Image.fromarray(random.integers(0, 2**16, (6, 5), np.uint16)).save(deep / "train/cat/000.png")
+    for source, options, words in (
+        (tmp_path / "none", {}, "source: .* does not exist"),
+        (tmp_path / "empty", {}, "holds nothing that is known here: cifar-10"),
+        (tmp_path / "both", {}, "kind: .* may be tiny-imagenet or parquet; say which"),
+        ("set.pkl", {}, "a pickle executes code"),
+        (mixed, {"storage": "raw"}, "storage: raw needs images of one size"),
+        (many, {}, r"000b.png: has channels x height x width 3 x 7 x 5, .* all must have one size"),
+        ("", {"kind": "digits", "image_size": 4}, "image_size: 4 is not for this source, which holds pixels, 1 x 8 x 8"),
+        ("", {"kind": "digits", "storage": "encoded"}, "storage: encoded is not for this source"),
+        (deep, {"licence": "@nowhere"}, "licence: nowhere cannot be read"),
+    ):
+        with pytest.raises(UserError, match=words):
+            prepared(source, tmp_path / "out", **options)
+    prepared(deep, tmp_path / "deep16")  # 16 bits: the upper 8, as when it is read directly
+    assert same(read(tmp_path / "deep16"), read(deep, "folder"))
+
+
+def test_a_damaged_image_is_named_and_finished_files_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "LOOKED_AT", 2)
+    source, out = tmp_path / "source", tmp_path / "out"
+    tree(source)
+    bad = source / "train/owl/015.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:40] + bytes(len(whole) - 40))
+    with pytest.raises(UserError, match=r"015.png: holds no readable image"):
+        prepared(source, out, shard_size=5)
+    aside = tmp_path / ".out.preparing"
+    kept = {path: path.stat().st_mtime_ns for path in aside.glob("train-*.arrow")}
+    assert len(kept) == 3 and not out.exists()
+    bad.write_bytes(whole)
+    prepared(source, out, shard_size=5)
+    assert {path.name: time for path, time in kept.items()}.items() <= {
+        path.name: path.stat().st_mtime_ns for path in out.glob("*.arrow")
+    }.items()
+    assert same(read(out), read(source, "folder")) and not aside.exists()
+
+
+def test_another_source_or_other_options_do_not_go_on(tmp_path):
+    tree(tmp_path / "source")
+    run = run_of(tmp_path / "source", tmp_path / "out", shard_size=5)
+
+    def stop(progress):
+        if progress.what.startswith("5 of"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(check(run), HERE, stop)
+    with pytest.raises(UserError, match="the beginning of a set with another source or other options"):
+        check(dataclasses.replace(run, shard_size=6))
+    save(tmp_path / "source/train/cat/more.png", pixels_of(1, (6, 5, 3))[0])
+    with pytest.raises(UserError, match="the beginning of a set with another source"):
+        check(run)
+    shutil.rmtree(tmp_path / ".out.preparing")
+    prepare(check(run), HERE, lambda progress: None)
+    with pytest.raises(UserError, match=r"dest: .* exists and is not an empty folder"):
+        check(run)
+
+
+def test_a_job_that_is_killed_and_then_warned_goes_on(tmp_path):
+    """From the command line; finished files stay as they are, and all come out as undisturbed ones."""
+    np.savez(
+        tmp_path / "set.npz",
+        image=np.random.default_rng(0).integers(0, 256, (60_000, 16, 16, 3), np.uint8),
+        label=np.arange(60_000) % 10,
+    )
+    command = [sys.executable, ROOT / "jobs/prepare_data.py", "set.npz", "out", "--shard_size", "1000", "--threads", "1"]
+    seen = {}
+
+    def kept():
+        records = (tmp_path / ".out.preparing/kept").glob("train-*.json")  # a file without one is not finished
+        now = {path: (path.parents[1] / path.stem).stat().st_mtime_ns for path in records}
+        assert seen.items() <= now.items()
+        seen.update(now)
+        return now
+
+    killed_and_warned(command, tmp_path, kept)
+    whole = prepared(tmp_path / "set.npz", tmp_path / "whole", shard_size=1000)
+    assert json.loads((tmp_path / "out/dataset.json").read_text()) == json.loads(json.dumps(whole))
+
+
+def test_source_and_dest_stand_in_front():
+    assert with_flags(["a", "b", "--form", "arrow"]) == ["--source", "a", "--dest", "b", "--form", "arrow"]
+    assert with_flags(["b", "--kind=digits"]) == ["--dest", "b", "--kind=digits"]
+    assert with_flags(["--dest", "b"]) == ["--dest", "b"]
+
+
+@pytest.mark.ray
+def test_workers_of_ray_write_the_same_bytes(tmp_path, ray_cluster):
+    """A source of which workers read their part, and one that comes in one stream."""
+    from afa_dist.runtime.cluster import session
+    from afa_dist.runtime.prepare import scaling_of
+
+    photographs(tmp_path / "tree")
+    np.savez(tmp_path / "set.npz", image=pixels_of(50, (6, 5, 3)), label=np.arange(50) % 3)
+    for number, source in enumerate(("tree", "set.npz")):
+        here = prepared(tmp_path / source, tmp_path / f"here{number}", shard_size=3)
+        run = run_of(tmp_path / source, tmp_path / f"there{number}", shard_size=3, workers=2, threads=1)
+        with session(scaling_of(run)) as placement:
+            assert placement.workers == 2
+            assert prepare(check(run), placement, lambda progress: None) == here
