@@ -1,6 +1,7 @@
 """Images of any format into files that are trained on without being held in memory.
 
 python jobs/prepare_data.py /data/imagenet data/imagenet
+python jobs/prepare_data.py inspect data/imagenet
 python jobs/prepare_data.py 1m.npz data/cifar10-1m --classes airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck
 """
 

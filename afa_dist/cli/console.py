@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -125,6 +125,18 @@ class EvaluationProgress(Shown):
         self._bar.update(self._task, completed=progress.done, note=f"{progress.what}{left}")
         if self._due:
             self._line(f"{100 * progress.done:.0f} %, {progress.what}{left}")
+
+    def counting(self, unit: str, total: int) -> Callable[[int], None]:
+        """What hears how many more of `total` are done, and shows it with the time that is left."""
+        done, began = 0, time.monotonic()
+
+        def tick(more: int) -> None:
+            nonlocal done
+            done += more
+            left = (time.monotonic() - began) / done * (total - done) if done else None
+            self.show(EvaluationState(f"{done} of {total} {unit}", done / max(1, total), left))
+
+        return tick
 
 
 @contextlib.contextmanager

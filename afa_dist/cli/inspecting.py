@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from afa_dist.cli.arguments import Arguments, parse
-from afa_dist.cli.console import StageProgress
+from afa_dist.cli.console import EvaluationProgress
 from afa_dist.cli.image_sets import with_recorded_data
 from afa_dist.cli.job import raise_any, resolve_alone, run_job
 from afa_dist.cli.words import counted, say
@@ -116,14 +116,8 @@ def execute(run: InspectRun, prepared: Prepared) -> None:
     torch.set_num_threads(run.threads or cores())
     net = prepared.subject.net.to("cuda" if torch.cuda.is_available() else "cpu")
     assert isinstance(net, Classifier)
-    total, done = len(prepared.drawn) + len(prepared.real), 0
-    with StageProgress("inspect", "image", total) as progress:
-
-        def tick(more: int) -> None:
-            nonlocal done
-            done += more
-            progress.on_part(done, total)
-
+    with EvaluationProgress("inspect") as progress:
+        tick = progress.counting("images", len(prepared.drawn) + len(prepared.real))
         found = inspect(net, prepared.drawn, prepared.real, run.splits, run.seed, tick)
     path = Path(run.samples).expanduser() / RESULT
     record = {**found, "classifier_sha256": prepared.subject.sha256, "options": to_mapping(run)}

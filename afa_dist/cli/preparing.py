@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from afa_dist.cli import looking
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.console import EvaluationProgress
 from afa_dist.cli.job import raise_any, resolve_alone, run_job
@@ -22,7 +23,9 @@ from afa_dist.runtime.prepare import Preparation, begun_problems, dest_problems,
 
 
 def main(program: str, description: str) -> int:
-    """Prepare from the command line; returns the exit code."""
+    """Prepare, or look at a set, from the command line; returns the exit code."""
+    if sys.argv[1:2] == ["inspect"]:
+        return looking.main(sys.argv[2:], f"{program} inspect")
     return run_job(
         resolve_alone(PrepareRun),
         parse(PrepareRun, with_flags(sys.argv[1:]), program=f"{program} SOURCE DEST", description=description),
@@ -85,7 +88,7 @@ def describe(run: PrepareRun, prepared: Preparation) -> None:
     """Say what would be written."""
     source, layout = prepared.source, prepared.layout
     counts = ", ".join(f"{len(labels)} {split}" for split, labels in source.labels.items())
-    say(f"{source.identity['kind']} {run.source}: {counts} images, {counted(len(source.classes), 'class')}")
+    say(f"{source.identity['kind']} {run.source}".rstrip() + f": {counts} images, {counted(len(source.classes), 'class')}")
     size = " x ".join(map(str, layout.shape)) if layout.shape else "JPEG, PNG and the like as they are"
     files = counted(len(shares_of(source, layout)), "file")
     say(f"stored {layout.storage} ({size}) in {files} of {layout.form}, up to {layout.shard_size} images each")

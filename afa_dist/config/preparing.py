@@ -13,18 +13,47 @@ from afa_dist.errors import Problem
 PICKLES = (".pickle", ".pkl", ".pt", ".pth")
 
 
+Kind = Literal[
+    "auto",
+    "digits",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "folder",
+    "tiny-imagenet",
+    "parquet",
+    "webdataset",
+    "npz",
+    "prepared",
+]
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class LookRun(Section):
+    """A look at a set of images (jobs/prepare_data.py inspect)."""
+
+    source: str = setting("", "what to look at: a prepared set, or whatever can be prepared; digits needs none")
+    kind: Kind = setting("auto", "format of it, as for preparing; auto = by what lies there")
+    classes: tuple[str, ...] = setting((), "names of the classes, in order, where it has none")
+    out: str = setting("", "folder for report, contact sheet and record; none = inspection-NAME here")
+    threads: int = setting(0, "threads that decode; 0 = the cores there are", ge=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.source and self.kind != "digits":
+            yield Problem("source", "missing; write prepare_data.py inspect PATH")
+
+
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class PrepareRun(Section):
     """Images from any format into Arrow or Parquet files (jobs/prepare_data.py)."""
 
     source: str = setting("", "what to read: a folder or file in one of the formats of `kind`; digits needs none")
     dest: str = setting("", "folder for the result; made, or empty")
-    kind: Literal[
-        "auto", "digits", "cifar10", "cifar100", "svhn", "folder", "tiny-imagenet", "parquet", "webdataset", "npz"
-    ] = setting(
+    kind: Kind = setting(
         "auto",
         "format of the source; auto = by what lies there. folder: train/CLASS/*.jpg and test/ or val/ likewise (ImageNet "
-        "too); parquet: Hugging Face image layout; webdataset: tars; npz: published generated sets, image and label",
+        "too); parquet: Hugging Face image layout; webdataset: tars; npz: published generated sets, image and label; "
+        "prepared: by this job",
     )
     form: Literal["arrow", "parquet"] = setting(
         "arrow", "arrow: mapped into memory when training, for sets of any size; parquet: for other programs as well"

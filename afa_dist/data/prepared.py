@@ -128,7 +128,7 @@ def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) 
     if split not in record.splits:
         raise UserError.one("data.path", f"{folder} has no {split} images; it has {', '.join(record.splits) or 'none'}")
     part = record.splits[split]
-    problems = list(_file_problems(folder, record))
+    problems = list(file_problems(folder, record))
     size = _size(record, config.image_size)
     if size is None:
         problems.append(
@@ -136,7 +136,7 @@ def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) 
         )
     if problems or size is None:
         raise UserError(problems)
-    labels_N = _labels(folder, part)
+    labels_N = labels_of(folder, part)
     shape = record.shape if record.storage == "raw" else None
     shards = OpenShards(part.files, InFolder(folder), labels_N, shape)
     images = MappedImages(
@@ -167,7 +167,7 @@ def _size(record: SetRecord, image_size: int) -> tuple[int, int, int] | None:
     return record.shape
 
 
-def _file_problems(folder: Path, record: SetRecord) -> Iterator[Problem]:
+def file_problems(folder: Path, record: SetRecord) -> Iterator[Problem]:
     """Whether the files that the record names are there, of the right size, and no others."""
     files = [file for part in record.splits.values() for file in (*part.files, part.labels)]
     there = {path.name: path.stat().st_size for path in folder.glob("*.arrow")}
@@ -185,7 +185,7 @@ def _some(names: Sequence[str], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
-def _labels(folder: Path, part: SplitRecord) -> np.ndarray:
+def labels_of(folder: Path, part: SplitRecord) -> np.ndarray:
     """All labels of a split, in as few bytes as they need."""
     path = folder / part.labels.name
     try:

@@ -21,12 +21,12 @@ from afa_dist.data.generated import DATASET
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.loader import placed
 from afa_dist.data.portions import Portions, row_groups
+from afa_dist.data.sheet import COLUMNS, MOST_ROWS, contact_sheet
 from afa_dist.data.writing import file_name
 from afa_dist.diffusion.nearest import closeness
 from afa_dist.diffusion.rows import SCHEMA
 from afa_dist.diffusion.selection import chosen
 from afa_dist.diffusion.shards import read_shard, write_shard
-from afa_dist.diffusion.sheet import COLUMNS, MOST_ROWS, contact_sheet
 from afa_dist.errors import UserError
 from afa_dist.files import sha256, write_aside, write_json
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from afa_dist.cli.preparing import check, with_flags
+from afa_dist.cli.preparing import check, main, with_flags
 from afa_dist.config import DataConfig
 from afa_dist.data import layout
 from afa_dist.data.catalogue import load_splits
@@ -257,6 +257,43 @@ def test_a_job_that_is_killed_and_then_warned_goes_on(tmp_path):
     killed_and_warned(command, tmp_path, kept)
     whole = prepared(tmp_path / "set.npz", tmp_path / "whole", shard_size=1000)
     assert json.loads((tmp_path / "out/dataset.json").read_text()) == json.loads(json.dumps(whole))
+
+
+def test_a_look_finds_what_is_damaged_and_what_is_there_twice(tmp_path, monkeypatch, capsys):
+    source = tmp_path / "source"
+    tree(source)
+    shutil.copy(source / "train/cat/001.png", source / "train/cat/001b.png")
+    shutil.copy(source / "train/cat/002.png", source / "train/owl/zzz.png")
+    shutil.copy(source / "train/dog/008.png", source / "test/dog/zzz.png")
+    save(source / "train/cat/large.png", pixels_of(1, (16, 15, 3))[0])
+    (source / "train/cat/000.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+
+    def look(*words):
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", "inspect", *map(str, words)])
+        return main("prepare_data.py", ""), "".join(capsys.readouterr())
+
+    code, said = look(source, "--threads", 1)
+    assert code == 0 and "000.png: holds no readable image" in said and "test row 6 is training row 10" in said, said
+    found = json.loads((tmp_path / "inspection-source/inspection.json").read_text())
+    train, test = found["splits"]["train"], found["splits"]["test"]
+    assert (train["images"], train["damaged"], train["repeated"], train["other_label"]) == (21, 1, 2, 1)
+    assert train["per_class"] == [8, 6, 7] and train["sizes"] == {"6 x 5": 19, "16 x 15": 1}
+    assert (test["damaged"], test["repeated"], found["shared"]["images"]) == (0, 0, 1)
+    page = (tmp_path / "inspection-source/report.html").read_text()
+    assert "contact sheet" in page and "no readable image" in page
+    assert Image.open(tmp_path / "inspection-source/sheet.png").size > (64, 64)
+    code, said = look()
+    assert code == 2 and "source: missing; write prepare_data.py inspect PATH" in said
+
+    prepared("", tmp_path / "digits", kind="digits", shard_size=100)
+    path = tmp_path / "digits/train-00001-of-00015.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, said = look("digits", "--out", "look")
+    assert code == 0 and "train-00001-of-00015.arrow is not what was written" in said, said
+    assert json.loads((tmp_path / "look/inspection.json").read_text())["splits"]["train"]["damaged"] == 1
 
 
 def test_source_and_dest_stand_in_front():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from afa_dist.config.preparing import PrepareRun
+from afa_dist.config.preparing import LookRun, PrepareRun
 from afa_dist.data.folders import TEST_FOLDERS
+from afa_dist.data.generated import record_of
 from afa_dist.data.parquet import split_files
+from afa_dist.data.prepared import RECORD
 from afa_dist.data.sources.arrays import InMemory, Npz
 from afa_dist.data.sources.base import Source
+from afa_dist.data.sources.prepared_set import Prepared
 from afa_dist.data.sources.tables import Tables
 from afa_dist.data.sources.tars import Tars, tars_of
 from afa_dist.data.sources.trees import Tree
@@ -20,7 +23,7 @@ KNOWN = (
 )
 
 
-def open_source(run: PrepareRun) -> Source:
+def open_source(run: PrepareRun | LookRun) -> Source:
     """What `run` names.
 
     Raises:
@@ -34,6 +37,8 @@ def open_source(run: PrepareRun) -> Source:
         return InMemory(kind, None)
     if not path.is_dir():
         raise UserError.one("source", f"{run.source} is not a folder that can be read; {kind} needs one")
+    if kind == "prepared":
+        return Prepared(path)
     if kind == "parquet":
         return Tables(path, run.classes)
     if kind == "webdataset":
@@ -53,6 +58,8 @@ def kind_of(path: Path) -> str:
         return "npz"
     if not path.exists():
         raise UserError.one("source", f"{path} does not exist")
+    if (path / RECORD).exists() and record_of(str(path)).get("form") == "arrow":
+        return "prepared"
     marks = {
         "cifar10": path / "cifar-10-batches-py",
         "cifar100": path / "cifar-100-python",

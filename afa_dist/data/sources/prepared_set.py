@@ -1,0 +1,35 @@
+"""A prepared set as a source: to look at, or to prepare in another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from afa_dist.data.mapped import OpenShards
+from afa_dist.data.prepared import InFolder, file_problems, labels_of, read_record
+from afa_dist.data.sources.base import Piece, Source
+from afa_dist.errors import Problem, UserError
+
+
+class Prepared(Source):
+    """The rows of Arrow files, each checked as it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        record = read_record(folder)
+        problems = list(file_problems(folder, record))
+        if problems:
+            raise UserError([Problem(p.where.replace("data.path", "source"), p.what) for p in problems])
+        self.classes = record.classes
+        self.labels = {split: labels_of(folder, part).astype(np.int32) for split, part in record.splits.items()}
+        self.pixels = record.shape if record.storage == "raw" else None
+        files = {split: [file.sha256 for file in part.files] for split, part in record.splits.items()}
+        self.identity = {"kind": "prepared", "name": folder.name, "files": files}
+        self._shards = {
+            split: OpenShards(part.files, InFolder(folder), self.labels[split], self.pixels)
+            for split, part in record.splits.items()
+        }
+
+    def read(self, split: str, start: int, stop: int) -> Piece:
+        rows = np.arange(start, stop)
+        return self._shards[split].raw(rows) if self.pixels is not None else self._shards[split].encoded(rows)
