@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -22,14 +23,34 @@ class Augmentation:
 
     def __call__(self, images_BCHW: torch.Tensor, random: SlicedRandom) -> torch.Tensor:
         """Augment `images_BCHW`; `random` must cover exactly these images."""
-        images = images_BCHW
-        if self.crop_padding:
-            offsets_B2 = random.integers(0, 2 * self.crop_padding + 1, 2)
-            images = crop(F.pad(images, [self.crop_padding] * 4), offsets_B2, images.shape[-2], images.shape[-1])
-        if self.flip:
-            mirrored_B = random.uniform() < 0.5
-            images = torch.where(mirrored_B[:, None, None, None], images.flip(-1), images)
-        return images
+        if not self.crop_padding and not self.flip:
+            return images_BCHW
+        height, width = images_BCHW.shape[-2:]
+        padded = F.pad(images_BCHW, [self.crop_padding] * 4)
+        offsets_B2 = random.integers(0, 2 * self.crop_padding + 1, 2) if self.crop_padding else None
+        mirrored_B = random.uniform() < 0.5 if self.flip else None
+        if images_BCHW.device.type == "cpu":
+            return _one_by_one(padded, offsets_B2, mirrored_B, height, width)
+        images = crop(padded, offsets_B2, height, width) if offsets_B2 is not None else images_BCHW
+        return images if mirrored_B is None else torch.where(mirrored_B[:, None, None, None], images.flip(-1), images)
+
+
+def _one_by_one(
+    padded_BCHW: torch.Tensor,
+    offsets_B2: torch.Tensor | None,
+    mirrored_B: torch.Tensor | None,
+    height: int,
+    width: int,
+) -> torch.Tensor:
+    """The same on a CPU, where copying windows is ten times as fast as gathering pixels."""
+    source = padded_BCHW.numpy()
+    found = np.empty((*source.shape[:2], height, width), source.dtype)
+    offsets = offsets_B2.tolist() if offsets_B2 is not None else [(0, 0)] * len(source)
+    mirrored = mirrored_B.tolist() if mirrored_B is not None else [False] * len(source)
+    for image, target, (top, left), mirror in zip(source, found, offsets, mirrored, strict=True):
+        window = image[:, top : top + height, left : left + width]
+        target[:] = window[:, :, ::-1] if mirror else window
+    return torch.from_numpy(found)
 
 
 def crop(images_BCHW: torch.Tensor, offsets_B2: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -89,9 +89,11 @@ class Loader:
         start = self.world.rank * share
         device = self.world.device
         bytes_BCHW, labels_G, generated_G = self._fetch(step)
-        images = bytes_BCHW.to(device, non_blocking=True).to(self.dtype) / 255
-        views = [
+        images = bytes_BCHW.to(device, non_blocking=True)
+        views = [  # augmented as bytes, a quarter of what they are as numbers
             self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
+            .to(self.dtype)
+            .div(255)
             for name in (("augment", "augment again") if self.two_views else ("augment",))
         ]
         second = views[1] if self.two_views else None

@@ -69,6 +69,22 @@ def test_crop_equals_slicing():
     assert torch.equal(crop(images, offsets, 5, 5), want)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize(("padding", "flip"), [(3, True), (3, False), (0, True)])
+def test_windows_are_those_that_are_gathered(dtype, padding, flip):
+    """The way of CPUs against that of GPUs, which takes all images at once."""
+    x = (torch.rand(33, 3, 7, 5) * 255).to(dtype)
+    got = Augmentation(padding, flip=flip)(x, SlicedRandom("t", 0, start=0, count=33))
+    random = SlicedRandom("t", 0, start=0, count=33)
+    want = x
+    if padding:
+        offsets = random.integers(0, 2 * padding + 1, 2)
+        want = crop(torch.nn.functional.pad(want, [padding] * 4), offsets, 7, 5)
+    if flip:
+        want = torch.where((random.uniform() < 0.5)[:, None, None, None], want.flip(-1), want)
+    assert torch.equal(got, want) and got.dtype == dtype and got.is_contiguous()
+
+
 def test_augmentation_is_drawn_per_image_and_covers_all_shifts():
     x = torch.zeros(512, 1, 5, 5)
     x[:, :, 2, 1] = 1
