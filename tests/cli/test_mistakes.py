@@ -44,7 +44,7 @@ def check_message(code, message, *words):
         (["--validation.eps", ":"], ["validation.eps", "8/255", "or null"]),
         (["--attack.eps", "nan"], ["attack.eps", "nan"]),
         (["--method.temperature", "0"], ["method.temperature", "above 0"]),
-        (["--data.name", "mnist"], ["data.name", "mnist", "digits, parquet, cifar10, cifar100"]),
+        (["--data.name", "mnist"], ["data.name", "mnist", "digits, prepared, parquet, cifar10, cifar100"]),
         (["--data.name", "parquet", "--data.path", "/nowhere"], ["data.path", "/nowhere"]),
         (["--data.name", "cifar10", "--data.path", "."], ["data.path", "cifar-10-batches-py"]),
         (["--data.name", "parquet"], ["data.path", "missing"]),
