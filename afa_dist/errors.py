@@ -47,6 +47,17 @@ def collected(problems: list[Problem]) -> Iterator[None]:
         problems.extend(error.problems)
 
 
+@contextlib.contextmanager
+def named_by(option: str) -> Iterator[None]:
+    """Mistakes of data that are raised inside are those of `option`, which named the data: whoever reads them knows it as
+    `data.path` and the like."""
+    try:
+        yield
+    except UserError as error:
+        found = [Problem(option if p.where.startswith("data.") else p.where, p.what) for p in error.problems]
+        raise UserError(found) from error
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on for a reason the user should read (for example a loss that is not finite)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ def main(program: str, description: str) -> int:
 def with_flags(argv: Sequence[str]) -> list[str]:
     """SOURCE and DEST in front of the options become values of --source and --dest."""
     count = next((number for number, word in enumerate(argv) if word.startswith("-")), len(argv))
-    names = ("--source", "--dest") if count != 1 else ("--dest",) if "--kind=digits" in argv else ("--source",)
+    digits = "--kind=digits" in argv or ("--kind", "digits") in itertools.pairwise(argv)
+    names = ("--source", "--dest") if count != 1 else ("--dest",) if digits else ("--source",)
     named = [word for pair in zip(names, argv[:count], strict=False) for word in pair]
     return [*named, *argv[min(count, 2) :]]
 

@@ -69,6 +69,11 @@ def progress_to(show: Callable[[int, int], None]) -> Iterator[None]:
         _progress.reset(token)
 
 
+def unnoticed() -> contextlib.AbstractContextManager[None]:
+    """Inside, nobody hears of images that are decoded: they are part of work that shows its own progress."""
+    return progress_to(lambda done, total: None)
+
+
 def decode_images(
     count: int,
     encoded: Callable[[int], Encoded],

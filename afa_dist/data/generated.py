@@ -17,7 +17,7 @@ from afa_dist.config.sections import RESIZED
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.parquet import load_parquet, named_failures, split_files
 from afa_dist.data.prepared import load_prepared
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import UserError, named_by
 
 DATASET = "dataset.json"
 """What is recorded beside the files of a set."""
@@ -54,11 +54,8 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
 
 def _load_prepared(folder: Path, config: DataConfig) -> ImageSet:
     whole = DataConfig(name="prepared", path=str(folder), image_size=config.image_size)
-    try:
+    with named_by("data.generated"):
         found = load_prepared(folder, whole, "train")
-    except UserError as error:
-        problems = [Problem(p.where.replace("data.path", "data.generated"), p.what) for p in error.problems]
-        raise UserError(problems) from error
     limit = config.generated_limit
     return found.subset(np.arange(limit)) if 0 < limit < len(found) else found
 

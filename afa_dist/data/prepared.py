@@ -134,6 +134,9 @@ def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) 
         problems.append(
             Problem("data.image_size", f"the images of {folder} have many sizes; set the side they are brought to")
         )
+    elif config.image_size and size[1:] != (config.image_size,) * 2:
+        what = f"{config.image_size}: {folder} holds pixels of {size[1]} x {size[2]}; leave it out, or prepare it anew"
+        problems.append(Problem("data.image_size", f"{what} with --image_size {config.image_size}"))
     if problems or size is None:
         raise UserError(problems)
     labels_N = labels_of(folder, part)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from afa_dist.data.decode import Encoded, decode_images, progress_to, read_all
+from afa_dist.data.decode import Encoded, decode_images, read_all, unnoticed
 from afa_dist.data.layout import Layout
 from afa_dist.data.mapped import ShardFile
 from afa_dist.data.shard import write_encoded, write_raw
@@ -82,7 +82,7 @@ class Preparer:
         if isinstance(piece, np.ndarray):
             return piece
         layout = self.layout
-        with progress_to(lambda done, total: None):  # of one file: the job shows that of all
+        with unnoticed():
             found = decode_images(
                 len(piece), piece.__getitem__, layout.image_size, colour=layout.channels == 3, shape=layout.shape
             )

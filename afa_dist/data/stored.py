@@ -5,7 +5,6 @@ Legend: N images of the set, B images read at once, M rows asked for, C channels
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
@@ -17,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afa_dist.data.decode import Encoded, decode_images, progress_to
+from afa_dist.data.decode import Encoded, decode_images, unnoticed
 from afa_dist.data.generated import check_files
 from afa_dist.data.parquet import class_names, image_and_label, named_failures, split_files
 from afa_dist.data.portions import Portions, RowGroup, row_groups
 from afa_dist.data.writing import IMAGE
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UserError, named_by
 
 MOST_CLASSES = 1_000_000
 """Labels beyond it are taken for something else."""
@@ -65,7 +64,7 @@ class Stored(ABC):
         Raises:
             UserError: one does not decode, or is of another size than the others.
         """
-        with _for_option(self.option), progress_to(lambda done, total: None):
+        with named_by(self.option), unnoticed():
             pixels = decode_images(len(encoded), encoded.__getitem__, colour=self.shape[0] == 3, shape=self.shape)
         found: np.ndarray = pixels.permute(0, 2, 3, 1).numpy()
         return found
@@ -173,20 +172,10 @@ class StoredImages(Stored):
         some = np.unique(np.linspace(0, len(self) - 1, 1 if colour is not None else LOOKED_AT).round().astype(int))
         found = []
         for source in self.encoded(some):
-            with _for_option(self.option), progress_to(lambda done, total: None):
+            with named_by(self.option), unnoticed():
                 found.append(decode_images(1, [source].__getitem__, colour=bool(colour))[0])
         height, width = found[0].shape[1:]
         return (max(len(image) for image in found), height, width)
-
-
-@contextlib.contextmanager
-def _for_option(option: str) -> Iterator[None]:
-    """Problems of images are those of the option that named them."""
-    try:
-        yield
-    except UserError as error:
-        found = [Problem(option if p.where.startswith("data.") else p.where, p.what) for p in error.problems]
-        raise UserError(found) from error
 
 
 def _seeds(table: pa.Table) -> pa.ChunkedArray:

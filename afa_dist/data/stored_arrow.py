@@ -17,7 +17,7 @@ from afa_dist.data.mapped import MappedImages
 from afa_dist.data.prepared import load_prepared
 from afa_dist.data.stored import Stored, StoredImages
 from afa_dist.data.writing import IMAGE, png
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import named_by
 
 
 def open_stored(folder: Path, *, unlabelled: bool, colour: bool | None) -> Stored:
@@ -39,10 +39,8 @@ class PreparedImages(Stored):
         UserError: it is not whole, or its images have many sizes.
         """
         self.folder, self.option = folder.expanduser().resolve(), "images"
-        try:
+        with named_by(self.option):
             found = load_prepared(self.folder, DataConfig(name="prepared", path=str(self.folder)), "train")
-        except UserError as error:
-            raise UserError([Problem(_where(p), p.what) for p in error.problems]) from error
         assert isinstance(found.images_NCHW, MappedImages)
         self._images = found.images_NCHW
         self.classes, self.shape = found.classes, found.shape
@@ -59,7 +57,3 @@ class PreparedImages(Stored):
             return shards.encoded(rows_M)
         pixels = shards.raw(rows_M).transpose(0, 2, 3, 1)
         return [Encoded(png(image), str(self.folder), f"row {row}") for image, row in zip(pixels, rows_M, strict=True)]
-
-
-def _where(problem: Problem) -> str:
-    return "images" if problem.where.startswith("data.") else problem.where

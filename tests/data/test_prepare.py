@@ -299,6 +299,7 @@ def test_a_look_finds_what_is_damaged_and_what_is_there_twice(tmp_path, monkeypa
 def test_source_and_dest_stand_in_front():
     assert with_flags(["a", "b", "--form", "arrow"]) == ["--source", "a", "--dest", "b", "--form", "arrow"]
     assert with_flags(["b", "--kind=digits"]) == ["--dest", "b", "--kind=digits"]
+    assert with_flags(["b", "--kind", "digits"]) == ["--dest", "b", "--kind", "digits"]
     assert with_flags(["--dest", "b"]) == ["--dest", "b"]
 
 

@@ -1,9 +1,9 @@
 """Prepared sets read as what they were made from, and never give a byte that has changed."""
 
+import copy
 import dataclasses
 import io
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_rows_are_those_that_were_written(written):
     for rows in ([0], [59, 0, 7, 6, 7], list(range(60))):
         assert np.array_equal(found.images_NCHW[torch.tensor(rows)].numpy(), x[rows])
     assert np.array_equal(found.images_NCHW[3:33].numpy(), x[3:33])
-    again = pickle.loads(pickle.dumps(found))
+    again = copy.deepcopy(found)
     assert np.array_equal(again.in_memory()[0].numpy(), x)
 
 
@@ -111,6 +111,12 @@ def test_encoded_images_are_decoded_to_the_size_asked_for(tmp_path):
     write_json(tmp_path / "dataset.json", {**record, "shape": None})
     with pytest.raises(UserError, match=r"image_size: the images of .* have many sizes"):
         load_prepared(tmp_path, config_of(tmp_path), "train")
+
+
+def test_pixels_are_not_brought_to_another_size_in_silence(written):
+    folder, _ = written
+    with pytest.raises(UserError, match=r"image_size: 4: .* holds pixels of 6 x 5; leave it out"):
+        load_prepared(folder, config_of(folder, image_size=4), "train")
 
 
 def test_fingerprints_tell_sets_and_parts_apart(written, tmp_path):

@@ -11,7 +11,7 @@ from afa_dist.config import DataConfig
 from afa_dist.data.catalogue import load_whole
 from afa_dist.data.npz import NpzImages
 from afa_dist.data.sources.base import Piece, Source
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UserError, collected, named_by
 from afa_dist.files import sha256
 
 SPLITS = ("train", "test")
@@ -27,19 +27,15 @@ class InMemory(Source):
         self.labels: dict[str, np.ndarray] = {}
         digest = hashlib.sha256()
         for split in SPLITS:
-            try:
+            with collected(problems), named_by("source"):
                 part = load_whole(config, split)
-            except UserError as error:
-                problems += error.problems
-                continue
-            images_NCHW, labels_N = part.in_memory()
-            self.classes = part.classes
-            self._images[split] = images_NCHW.numpy()
-            self.pixels = part.shape
-            self.labels[split] = labels_N.numpy().astype(np.int32)
-            digest.update(part.fingerprint().encode())
+                images_NCHW, labels_N = part.in_memory()
+                self.classes, self.pixels = part.classes, part.shape
+                self._images[split] = images_NCHW.numpy()
+                self.labels[split] = labels_N.numpy().astype(np.int32)
+                digest.update(part.fingerprint().encode())
         if problems:
-            raise UserError([Problem(p.where.replace("data.path", "source"), p.what) for p in problems])
+            raise UserError(problems)
         self.identity = {"kind": name, "sha256": digest.hexdigest()}
 
     def read(self, split: str, start: int, stop: int) -> Piece:

@@ -9,19 +9,19 @@ import numpy as np
 from afa_dist.data.mapped import OpenShards
 from afa_dist.data.prepared import InFolder, file_problems, labels_of, read_record
 from afa_dist.data.sources.base import Piece, Source
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import UserError, named_by
 
 
 class Prepared(Source):
     """The rows of Arrow files, each checked as it is read."""
 
     def __init__(self, folder: Path) -> None:
-        record = read_record(folder)
-        problems = list(file_problems(folder, record))
-        if problems:
-            raise UserError([Problem(p.where.replace("data.path", "source"), p.what) for p in problems])
+        with named_by("source"):
+            record = read_record(folder)
+            if problems := list(file_problems(folder, record)):
+                raise UserError(problems)
+            self.labels = {split: labels_of(folder, part).astype(np.int32) for split, part in record.splits.items()}
         self.classes = record.classes
-        self.labels = {split: labels_of(folder, part).astype(np.int32) for split, part in record.splits.items()}
         self.pixels = record.shape if record.storage == "raw" else None
         files = {split: [file.sha256 for file in part.files] for split, part in record.splits.items()}
         self.identity = {"kind": "prepared", "name": folder.name, "files": files}

@@ -11,7 +11,7 @@ import numpy as np
 from afa_dist.data.decode import Encoded
 from afa_dist.data.folders import Listing, list_tiny_imagenet, list_tree
 from afa_dist.data.sources.base import Piece, Source
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UserError, collected, named_by
 
 ListSplit = Callable[[Path, str], Listing]
 
@@ -25,12 +25,10 @@ class Tree(Source):
         problems: list[Problem] = []
         self._listings: dict[str, Listing] = {}
         for split in ("train", "test"):
-            try:
+            with collected(problems), named_by("source"):
                 self._listings[split] = KINDS[kind](folder, split)
-            except UserError as error:
-                problems += error.problems
         if problems:
-            raise UserError(dict.fromkeys(Problem(p.where.replace("data.path", "source"), p.what) for p in problems))
+            raise UserError(dict.fromkeys(problems))
         self.classes = self._listings["train"].classes
         self.labels = {split: listing.labels_N.astype(np.int32) for split, listing in self._listings.items()}
         digest = hashlib.sha256(repr(self.classes).encode())
