@@ -45,6 +45,7 @@ from afa_dist.data.shard import write_encoded, write_raw
 from afa_dist.distributed import World
 from afa_dist.files import sha256, write_json
 from afa_dist.models.build import DataShape, build_backbone
+from afa_dist.training.execution import keep_freed_memory
 
 THREADS = 2
 
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
+    keep_freed_memory()  # as all jobs do
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pixels = small_set(folder / "small", 0)
@@ -184,6 +186,8 @@ def main() -> None:
         jpegs = photographs(folder / "photographs", 512)
         steps = 40
         small, large = loader_of(folder / "small"), loader_of(folder / "large")
+        for each in (small, large):  # opens every file, as the first steps of a run do one by one
+            each.data.images_NCHW[torch.arange(0, len(each.data), SHARD)]
         work = {
             "prepared, 50,000 rows": (steps_from(small, steps), steps * BATCH),
             f"prepared, {options.rows:,} rows": (steps_from(large, steps), steps * BATCH),

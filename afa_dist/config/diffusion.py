@@ -59,5 +59,9 @@ class DiffusionRun(TrainingRun):
         if self.data.crop_padding:
             what = f"{self.data.crop_padding} is not allowed here: the model would learn to draw the black borders; use 0"
             yield Problem("data.crop_padding", what)
+        for option in ("color_jitter", "auto_augment"):
+            if getattr(self.data, option) not in ((), "none"):
+                what = "is not allowed here: the model would learn to draw what it does; leave it out"
+                yield Problem(f"data.{option}", what)
         if self.data.generated is not None:
             yield Problem("data.generated", f"{self.data.generated}: a model learns from real images alone; leave it out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -41,6 +42,24 @@ class DataConfig(Section):
     )
     crop_padding: int = setting(0, "augmentation: random crop after padding by this many pixels; 0 = no crop", ge=0, le=64)
     flip: bool = setting(False, "augmentation: mirror half of the images left to right")
+    resized_crop: float = setting(
+        0.0,
+        "augmentation: a random window with at least this share of the image's area, brought to the size of all (0.08 is "
+        "usual for ImageNet); 0 = none",
+        ge=0,
+        le=1,
+    )
+    color_jitter: tuple[float, ...] = setting(
+        (),
+        "augmentation: greatest changes of brightness, contrast, saturation and, up to 0.5, hue; such as 0.4,0.4,0.4,0.1",
+    )
+    auto_augment: Literal["none", "imagenet", "cifar10", "svhn", "randaugment", "trivialaugment"] = setting(
+        "none",
+        "augmentation: AutoAugment (1805.09501) with the policy found for imagenet, cifar10 or svhn; RandAugment "
+        "(1909.13719); TrivialAugment (2103.10158)",
+    )
+    randaugment_ops: int = setting(2, "changes that RandAugment makes to each image", ge=1)
+    randaugment_magnitude: int = setting(9, "how strong RandAugment's changes are, of 0 to 30", ge=0, le=30)
     generated: str | None = setting(
         None,
         "generated images to mix into training: run directory of generate.py sample, or a folder with train*.parquet; "
@@ -60,9 +79,22 @@ class DataConfig(Section):
             yield Problem("path", "digits come with scikit-learn and take no path; leave it out or choose another name")
         if self.name != "digits" and self.path is None:
             yield Problem("path", f"missing; {self.name} needs the folder that holds its files")
+        yield from self._augmentation_problems()
         if self.image_size and self.name not in RESIZED:
             what = f"{self.image_size} is not allowed with {self.name}, whose images come in one size; leave it at 0"
             yield Problem("image_size", f"{what} (folder, tiny-imagenet and parquet take it)")
+
+    def _augmentation_problems(self) -> Iterator[Problem]:
+        if self.resized_crop and self.crop_padding:
+            what = (
+                f"{self.crop_padding} is not allowed with resized_crop, which moves the image already; set one of them to 0"
+            )
+            yield Problem("crop_padding", what)
+        jitter = self.color_jitter
+        if len(jitter) > 4 or any(not 0 <= value < math.inf for value in jitter) or jitter[3:] > (0.5,):
+            shown = ",".join(f"{value:g}" for value in jitter)
+            what = f"{shown} is not allowed; it must be up to 4 numbers of at least 0, the last (hue) at most 0.5"
+            yield Problem("color_jitter", what)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)

@@ -1,4 +1,4 @@
-"""Random crop and flip, drawn for each image separately, on the device the images are on.
+"""Random crop and flip, drawn for each image separately, on the device the images are on; other changes come before.
 
 Legend: B images, C channels, H height, W width.
 """
@@ -11,22 +11,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from afa_dist.config import DataConfig
+from afa_dist.data.per_image import PerImage
 from afa_dist.distributed.randomness import SlicedRandom
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Shift by up to `crop_padding` pixels (new pixels are 0) and mirror half of the images if `flip`."""
+    """Shift by up to `crop_padding` pixels (new pixels are 0) and mirror half of the images if `flip`.
+
+    each: what is done before that, to each image where it is read; None for nothing.
+    """
 
     crop_padding: int = 0
     flip: bool = False
+    each: PerImage | None = None
+
+    @staticmethod
+    def of(config: DataConfig) -> Augmentation:
+        """As `config` has it."""
+        return Augmentation(config.crop_padding, config.flip, PerImage.of(config))
 
     def __call__(self, images_BCHW: torch.Tensor, random: SlicedRandom) -> torch.Tensor:
-        """Augment `images_BCHW`; `random` must cover exactly these images."""
+        """Shift and mirror `images_BCHW`; `random` must cover exactly these images."""
         if not self.crop_padding and not self.flip:
             return images_BCHW
         height, width = images_BCHW.shape[-2:]
-        padded = F.pad(images_BCHW, [self.crop_padding] * 4)
+        padded = F.pad(images_BCHW, [self.crop_padding] * 4) if self.crop_padding else images_BCHW
         offsets_B2 = random.integers(0, 2 * self.crop_padding + 1, 2) if self.crop_padding else None
         mirrored_B = random.uniform() < 0.5 if self.flip else None
         if images_BCHW.device.type == "cpu":

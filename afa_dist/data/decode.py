@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from afa_dist.data.stack import Stack
 from afa_dist.errors import Problem, UserError
+
+T = TypeVar("T")
 
 CHUNK = 128
 """Images decoded between two reports of progress; at most so many wait in memory to be copied."""
@@ -94,24 +98,53 @@ def decode_images(
             pixels than memory holds.
     """
     assert count > 0
-    stack = _Stack(count, shape)
+    stack = Stack(count, shape)
+
+    def use(position: int, image: Image.Image) -> np.ndarray | str:
+        pixels_CHW = pixels_of(to_square(image, image_size) if image_size else image)
+        return pixels_CHW if shape is None else stack.put(position, pixels_CHW)
+
+    def then(position: int, found: np.ndarray | str) -> str:
+        # Where the first image says what size all must have, order matters.
+        return found if isinstance(found, str) else stack.put(position, found)
+
+    each_image(count, encoded, use, then, colour=colour)
+    assert stack.pixels_NCHW is not None
+    return torch.from_numpy(stack.pixels_NCHW)
+
+
+def each_image(
+    count: int,
+    encoded: Callable[[int], Encoded],
+    use: Callable[[int, Image.Image], T],
+    then: Callable[[int, T], str] = lambda position, found: "",
+    *,
+    colour: bool = False,
+) -> None:
+    """Open images 0 to `count`-1 and use each, in as many threads as torch computes with.
+
+    use(position, image): called in a thread of the pool; the image is of mode L or RGB (see `read_pixels`).
+    then(position, result): called with what that gave, in the order of positions, by the caller's thread; words that it
+    returns, of an image that does not fit the others, end the work.
+
+    Raises:
+        UserError: images that do not decode (up to `MISTAKES` of them, each with its file), or one that does not fit.
+    """
     unreadable: list[Problem] = []
 
-    def read(position: int) -> tuple[Encoded, np.ndarray | Problem]:
+    def work(position: int) -> tuple[Encoded, T | Problem]:
         source = encoded(position)
-        return source, _read_or_problem(source, image_size, colour)
+        return source, _used(source, lambda image: use(position, image), colour)
 
     # Pillow lets other threads run while it decodes. torch's setting is what scaling.threads limits.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for start in range(0, count, CHUNK):
             positions = range(start, min(start + CHUNK, count))
-            for position, (source, pixels_CHW) in zip(positions, pool.map(read, positions), strict=True):
-                if isinstance(pixels_CHW, Problem):
-                    unreadable.append(pixels_CHW)
-                elif not stack.fits(pixels_CHW):
-                    raise UserError([*_by_file(unreadable), source.problem(stack.misfit(pixels_CHW))])
-                else:
-                    stack.put(position, pixels_CHW)
+            for position, (source, found) in zip(positions, pool.map(work, positions), strict=True):
+                if isinstance(found, Problem):
+                    unreadable.append(found)
+                elif misfit := then(position, found):
+                    raise UserError([*_by_file(unreadable), source.problem(misfit)])
             if len(unreadable) >= MISTAKES:
                 stopped = Problem(
                     "data.path", f"reading stopped after {len(unreadable)} unreadable images; there may be more"
@@ -121,8 +154,6 @@ def decode_images(
                 show(positions.stop, count)
     if unreadable:
         raise UserError(_by_file(unreadable))
-    assert stack.pixels_NCHW is not None
-    return torch.from_numpy(stack.pixels_NCHW)
 
 
 def read_all(sources: Sequence[Encoded], image_size: int = 0, *, colour: bool = False) -> list[np.ndarray]:
@@ -131,8 +162,12 @@ def read_all(sources: Sequence[Encoded], image_size: int = 0, *, colour: bool = 
     Raises:
         UserError: images that do not decode, each with its file.
     """
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        return pixels_of(to_square(image, image_size) if image_size else image)
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = list(pool.map(lambda source: _read_or_problem(source, image_size, colour), sources))
+        found = list(pool.map(lambda source: _used(source, pixels, colour), sources))
     if problems := [one for one in found if isinstance(one, Problem)]:
         raise UserError(_by_file(problems)[:MISTAKES])
     return [one for one in found if isinstance(one, np.ndarray)]
@@ -149,10 +184,20 @@ def read_pixels(data: bytes | Path, image_size: int = 0, *, colour: bool = False
         OSError, SyntaxError, ValueError, DecompressionBombError: whatever Pillow says of a damaged or oversized file;
             ValueError also for pixels that are neither of 8 nor of 16 bits.
     """
+    image = open_image(data, colour=colour)
+    return pixels_of(to_square(image, image_size) if image_size else image)
+
+
+def open_image(data: bytes | Path, *, colour: bool = False) -> Image.Image:
+    """Decode one image as `read_pixels` does, to an image of mode L or RGB."""
     with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
         image: Image.Image = _eight_bits(opened)
-        image = image.convert("L" if image.mode in ("1", "L", "LA") and not colour else "RGB")
-    pixels = np.asarray(to_square(image, image_size) if image_size else image)
+        return image.convert("L" if image.mode in ("1", "L", "LA") and not colour else "RGB")
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """The pixels of an image of mode L or RGB, uint8 (C, H, W)."""
+    pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -178,49 +223,9 @@ def to_square(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
 
 
-class _Stack:
-    """All pixels in one array, allocated when the first image shows its size."""
-
-    def __init__(self, count: int, shape: tuple[int, int, int] | None) -> None:
-        self.count, self.shape = count, shape
-        self.pixels_NCHW: np.ndarray | None = _allocate((count, *shape)) if shape else None
-
-    def fits(self, pixels_CHW: np.ndarray) -> bool:
-        if self.shape is not None:
-            return pixels_CHW.shape == self.shape or pixels_CHW.shape == (1, *self.shape[1:])
-        return self.pixels_NCHW is None or pixels_CHW.shape[1:] == self.pixels_NCHW.shape[2:]
-
-    def misfit(self, pixels_CHW: np.ndarray) -> str:
-        assert self.pixels_NCHW is not None
-        if self.shape is not None:
-            shown = [" x ".join(map(str, shape)) for shape in (pixels_CHW.shape, self.shape)]
-            return f"has channels x height x width {shown[0]}, images before it {shown[1]}; all must have one size"
-        (height, width), (first_height, first_width) = pixels_CHW.shape[1:], self.pixels_NCHW.shape[2:]
-        sizes = f"{width}x{height} pixels, the first image {first_width}x{first_height}"
-        return f"is {sizes}; set data.image_size, and all are brought to one size"
-
-    def put(self, position: int, pixels_CHW: np.ndarray) -> None:
-        if self.pixels_NCHW is None:
-            self.pixels_NCHW = _allocate((self.count, *pixels_CHW.shape))
-        elif len(pixels_CHW) > self.pixels_NCHW.shape[1]:
-            grey = self.pixels_NCHW
-            self.pixels_NCHW = _allocate((self.count, *pixels_CHW.shape))
-            self.pixels_NCHW[:position] = grey[:position]
-        self.pixels_NCHW[position] = pixels_CHW  # a grey image spreads over three channels
-
-
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+def _used(source: Encoded, use: Callable[[Image.Image], T], colour: bool) -> T | Problem:
     try:
-        return np.empty(shape, dtype=np.uint8)
-    except MemoryError as error:
-        count, _, height, width = shape
-        size = f"{count} images of {width}x{height} pixels need {np.prod(shape, dtype=float) / 2**30:.0f} GiB of memory"
-        raise UserError.one("data.image_size", f"{size}; set a smaller size, or data.train_limit and test_limit") from error
-
-
-def _read_or_problem(source: Encoded, image_size: int, colour: bool) -> np.ndarray | Problem:
-    try:
-        return read_pixels(source.data, image_size, colour=colour)
+        return use(open_image(source.data, colour=colour))
     except _UnusableError as error:
         return source.problem(str(error))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

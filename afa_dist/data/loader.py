@@ -16,7 +16,9 @@ import torch
 from afa_dist.data.ahead import Ahead
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.image_set import ImageSet
+from afa_dist.data.mapped import MappedImages
 from afa_dist.data.mixing import Mixture
+from afa_dist.data.per_image import PerImage
 from afa_dist.distributed.randomness import SlicedRandom
 from afa_dist.distributed.world import World
 
@@ -69,6 +71,11 @@ class Loader:
     def __post_init__(self) -> None:
         assert self.batch_size % self.world.size == 0
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the random numbers of each view."""
+        return ("augment", "augment again") if self.two_views else ("augment",)
+
     @functools.cached_property
     def mixture(self) -> Mixture:
         generated = 0 if self.generated is None else len(self.generated)
@@ -88,13 +95,13 @@ class Loader:
         share = self.batch_size // self.world.size
         start = self.world.rank * share
         device = self.world.device
-        bytes_BCHW, labels_G, generated_G = self._fetch(step)
-        images = bytes_BCHW.to(device, non_blocking=True)
+        labels_G, generated_G, *read = self._fetch(step)
+        images = [bytes_BCHW.to(device, non_blocking=True) for bytes_BCHW in read]
         views = [  # augmented as bytes, a quarter of what they are as numbers
-            self.augmentation(images, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
+            self.augmentation(source, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
             .to(self.dtype)
-            .div(255)
-            for name in (("augment", "augment again") if self.two_views else ("augment",))
+            .div_(255)
+            for name, source in zip(self.views, images * (len(self.views) // len(images)), strict=True)
         ]
         second = views[1] if self.two_views else None
         mixed = generated_G.to(device, non_blocking=True) if self.generated is not None else None
@@ -105,39 +112,62 @@ class Loader:
         sets = [self.data] if self.generated is None else [self.data, self.generated]
         device = self.world.device.type
         near = all(isinstance(part.images_NCHW, torch.Tensor) and part.labels_N.device.type == device for part in sets)
-        return self._rows if near else Ahead(self._rows)
+        return self._rows if near and self.augmentation.each is None else Ahead(self._rows)
 
     def _rows(self, step: int) -> tuple[torch.Tensor, ...]:
-        """This worker's images of `step` as bytes, and of the whole batch labels and which are generated, from where the
-        data lie."""
+        """Of the whole batch labels and which images are generated, and this worker's images as bytes, from where the data
+        lie: once, or for each view if these differ before they are shifted and mirrored."""
         share = self.batch_size // self.world.size
         own = slice(self.world.rank * share, (self.world.rank + 1) * share)
         rows_G = torch.from_numpy(self.indices(step))
-        images_BCHW, labels_G = _taken(self.data, self.generated, rows_G, own)
-        found = images_BCHW, labels_G, rows_G < 0
+        if self.augmentation.each is None:
+            read: Read = _as_they_are
+        else:
+            read = functools.partial(self._augmented, self.augmentation.each, step)
+        images, labels_G = _taken(self.data, self.generated, rows_G, own, read)
+        found = labels_G, rows_G < 0, *images
         if self.world.device.type == "cuda":
             # From pinned memory alone does a copy to the GPU not wait for the host.
             return tuple(part.pin_memory() if part.device.type == "cpu" else part for part in found)
         return found
 
+    def _augmented(
+        self, each: PerImage, step: int, images: torch.Tensor | MappedImages, index_M: torch.Tensor, places_M: torch.Tensor
+    ) -> list[torch.Tensor]:
+        start = self.world.rank * (self.batch_size // self.world.size)
+        places = (start + places_M).tolist()
+        return each.views(images, index_M, self.views, lambda place: (self.seed, step, places[place]))
+
+
+Read = Callable[["torch.Tensor | MappedImages", torch.Tensor, torch.Tensor], list[torch.Tensor]]
+"""From images the ones at some positions, which have some places among this worker's: each view of them."""
+
+
+def _as_they_are(images: torch.Tensor | MappedImages, index_M: torch.Tensor, places_M: torch.Tensor) -> list[torch.Tensor]:
+    return [images[index_M]]
+
 
 def _taken(
-    data: ImageSet, generated: ImageSet | None, rows_G: torch.Tensor, own: slice
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of the part `own` of `rows_G`, and labels of all of them; negative rows are of generated images."""
+    data: ImageSet, generated: ImageSet | None, rows_G: torch.Tensor, own: slice, read: Read
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Views of the images of the part `own` of `rows_G`, and labels of all of them; negative rows are of generated ones."""
     device = data.images_NCHW.device
     if generated is None:
         index_G = rows_G.to(device, non_blocking=True)
-        return data.images_NCHW[index_G[own]], data.labels_N[index_G].long()
-    images_BCHW = torch.empty(len(rows_G[own]), *data.shape, dtype=data.images_NCHW.dtype, device=device)
+        return read(data.images_NCHW, index_G[own], torch.arange(own.stop - own.start)), data.labels_N[index_G].long()
+    views: list[torch.Tensor] = []
     labels_G = torch.empty(len(rows_G), dtype=torch.int64, device=device)
     for part, index_G in ((data, rows_G), (generated, -1 - rows_G)):
         home = part.images_NCHW.device
         # Places are found on the CPU: a mask on a GPU would make the host wait.
-        for values, indices, target in ((part.images_NCHW, index_G[own], images_BCHW), (part.labels_N, index_G, labels_G)):
-            places = (indices >= 0).nonzero()[:, 0]
-            target[places.to(device)] = values[indices[places].to(home)].to(device)
-    return images_BCHW, labels_G
+        among = (index_G >= 0).nonzero()[:, 0]
+        labels_G[among.to(device)] = part.labels_N[index_G[among].to(home)].to(device).long()
+        places = (index_G[own] >= 0).nonzero()[:, 0]
+        found = read(part.images_NCHW, index_G[own][places].to(home), places)
+        views = views or [torch.empty(len(rows_G[own]), *data.shape, dtype=one.dtype, device=device) for one in found]
+        for view_BCHW, chosen in zip(views, found, strict=True):
+            view_BCHW[places.to(device)] = chosen.to(device)
+    return views, labels_G
 
 
 DEVICE_SHARE = 0.2

@@ -161,7 +161,21 @@ class MappedImages:
         if self.shards.shape is not None:
             return torch.from_numpy(self.shards.raw(rows_M))
         images = self.shards.encoded(rows_M)
-        return decode_images(len(images), images.__getitem__, self.image_size, colour=self.size[0] == 3)
+        colour = self.size[0] == 3
+        return decode_images(len(images), images.__getitem__, self.image_size, colour=colour, shape=self.size)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether files hold JPEG and the like, rather than pixels."""
+        return self.shards.shape is None
+
+    def encoded(self, index_M: torch.Tensor) -> list[Encoded]:
+        """Images at positions (M,), where they are encoded, as they are stored.
+
+        Raises:
+            UserError: a file is missing, or an image is not what was written.
+        """
+        return self.shards.encoded(self.rows.at(index_M.cpu().numpy())) if len(index_M) else []
 
     def in_memory(self) -> torch.Tensor:
         """All pixels, read a portion at a time."""

@@ -59,17 +59,19 @@ class Trainer(ABC):
         self.directory = directory
         self.world = world
         self.warnings = warnings or Warnings()
-        augmentation = Augmentation(run.data.crop_padding, run.data.flip)
+        augmentation = Augmentation.of(run.data)
+        # Images that are changed one by one are changed on the CPU.
+        home = world.device if augmentation.each is None else torch.device("cpu")
         dtype = next(step.net.parameters()).dtype
         self.loader = Loader(
-            placed(splits.train, world.device),
+            placed(splits.train, home),
             run.schedule.batch_size,
             run.seed,
             augmentation,
             world,
             dtype,
             two_views,
-            placed(splits.generated, world.device) if splits.generated is not None else None,
+            placed(splits.generated, home) if splits.generated is not None else None,
             run.data.generated_fraction,
         )
         self.schedule = Schedule(run.schedule, run.optimiser.lr, self.loader.steps_per_epoch)
