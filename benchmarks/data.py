@@ -39,8 +39,9 @@ from afa_dist.config import DataConfig, ModelConfig
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.decode import read_pixels
 from afa_dist.data.loader import Loader
-from afa_dist.data.mapped import ShardFile
-from afa_dist.data.prepared import RECORD, SetRecord, SplitRecord, load_prepared, write_labels
+from afa_dist.data.open_shards import ShardFile
+from afa_dist.data.prepared import SetRecord, SplitRecord, load_prepared, write_labels
+from afa_dist.data.set_place import RECORD
 from afa_dist.data.shard import write_encoded, write_raw
 from afa_dist.distributed import World
 from afa_dist.files import sha256, write_json
@@ -106,7 +107,7 @@ def photographs(folder: Path, count: int) -> list[bytes]:
 
 def loader_of(folder: Path, image_size: int = 0, batch: int = BATCH) -> Loader:
     config = DataConfig(name="prepared", path=str(folder), image_size=image_size, crop_padding=4, flip=True)
-    data = load_prepared(folder, config, "train")
+    data = load_prepared(config, "train")
     return Loader(data, batch, 0, Augmentation(0 if image_size else 4, flip=True), World())
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from afa_dist.address import fault_of, is_address, without_options
 from afa_dist.config.architectures import parse_architecture
 from afa_dist.config.attack import PIXEL_HINT
 from afa_dist.config.fields import PixelDistance, Section, setting
@@ -27,7 +28,15 @@ class DataConfig(Section):
         "cifar10 or cifar100 (torchvision's files), svhn (its *_32x32.mat), folder (train/CLASS/*.png and the like), "
         "tiny-imagenet (its own layout)",
     )
-    path: str | None = setting(None, "folder with the files; docs/data.md shows what is expected in it; not for digits")
+    path: str | None = setting(
+        None,
+        "folder with the files; docs/data.md shows what is expected in it; not for digits. A prepared set may lie at an "
+        "address (s3://bucket/set and the like)",
+    )
+    cache: str | None = setting(
+        None, "folder of this machine for copies of sets that lie at addresses; none = ~/.cache/afa-dist/sets"
+    )
+    cache_gib: float = setting(100.0, "GiB that copies of sets may take there; those that nobody reads make room", gt=0)
     image_size: int = setting(
         0,
         "resize so that the shorter side has this many pixels, then cut the centre square; 0 = as stored, when all images "
@@ -79,6 +88,12 @@ class DataConfig(Section):
             yield Problem("path", "digits come with scikit-learn and take no path; leave it out or choose another name")
         if self.name != "digits" and self.path is None:
             yield Problem("path", f"missing; {self.name} needs the folder that holds its files")
+        if self.path is not None and is_address(self.path):
+            if self.name != "prepared":
+                what = f"{self.path} is not allowed with {self.name}, which needs a folder of this machine"
+                yield Problem("path", f"{what}; prepare_data.py makes a set that may lie at an address")
+            elif fault := fault_of(self.path):
+                yield Problem("path", f"{without_options(self.path)} {fault}")
         yield from self._augmentation_problems()
         if self.image_size and self.name not in RESIZED:
             what = f"{self.image_size} is not allowed with {self.name}, whose images come in one size; leave it at 0"

@@ -115,7 +115,7 @@ def _parquet(config: DataConfig, split: str, limit: int) -> ImageSet:
 
 
 def _prepared(config: DataConfig, split: str, limit: int) -> ImageSet:
-    return load_prepared(_folder(config), config, split, limit)
+    return load_prepared(config, split, limit)
 
 
 def _cifar(config: DataConfig, split: str, limit: int) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from afa_dist.address import is_address, without_options
 from afa_dist.config import DataConfig
 from afa_dist.config.sections import RESIZED
 from afa_dist.data.image_set import ImageSet
@@ -30,16 +32,11 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
         UserError: files missing or damaged, a set that is not finished, or images of another size or of other classes.
     """
     assert config.generated is not None
-    folder = Path(config.generated).expanduser()
-    if not folder.is_dir():
-        raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
-    if record_of(str(folder)).get("form") == "arrow":
-        found = _load_prepared(folder, config)
+    folder = without_options(config.generated)
+    if is_address(config.generated) or record_of(config.generated).get("form") == "arrow":
+        found = _load_prepared(config)
     else:
-        if not (files := split_files(folder, "train")) and (folder / "config.yaml").exists():
-            raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py first")
-        check_files(files, "data.generated")
-        found = load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
+        found = _load_parquet(Path(config.generated).expanduser(), config)
     if found.shape != train.shape:
         sizes = [" x ".join(map(str, part.shape)) for part in (found, train)]
         resizes = config.name in RESIZED and found.shape[0] == train.shape[0]
@@ -52,10 +49,18 @@ def load_generated(config: DataConfig, train: ImageSet) -> ImageSet:
     return ImageSet(found.images_NCHW, found.labels_N, train.classes)
 
 
-def _load_prepared(folder: Path, config: DataConfig) -> ImageSet:
-    whole = DataConfig(name="prepared", path=str(folder), image_size=config.image_size)
+def _load_parquet(folder: Path, config: DataConfig) -> ImageSet:
+    if not folder.is_dir():
+        raise UserError.one("data.generated", f"{folder} is not a folder that can be read")
+    if not (files := split_files(folder, "train")) and (folder / "config.yaml").exists():
+        raise UserError.one("data.generated", f"{folder} is not a finished set of images; finish generate.py first")
+    check_files(files, "data.generated")
+    return load_parquet(folder, "train", config.generated_limit, config.image_size, evenly=False)
+
+
+def _load_prepared(config: DataConfig) -> ImageSet:
     with named_by("data.generated"):
-        found = load_prepared(folder, whole, "train")
+        found = load_prepared(dataclasses.replace(config, name="prepared", path=config.generated), "train")
     limit = config.generated_limit
     return found.subset(np.arange(limit)) if 0 < limit < len(found) else found
 
@@ -110,7 +115,7 @@ def recorded_files(folder: Path, option: str) -> dict[str, int]:
         raise UserError.one(option, what) from error
 
 
-def _check_classes(folder: Path, found: ImageSet, train: ImageSet) -> None:
+def _check_classes(folder: str, found: ImageSet, train: ImageSet) -> None:
     """Files may name no classes: then their labels count, which must be among those of the real images."""
     if numbered(found.classes) and len(found.classes) <= len(train.classes):
         return

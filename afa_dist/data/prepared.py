@@ -20,12 +20,12 @@ import torch
 from afa_dist.config import DataConfig
 from afa_dist.data.chosen import AllRows
 from afa_dist.data.image_set import ImageSet, choose_rows
-from afa_dist.data.mapped import MappedImages, OpenShards, ShardFile
+from afa_dist.data.mapped import MappedImages
+from afa_dist.data.open_shards import OpenShards, ShardFile
 from afa_dist.data.order import LISTED
+from afa_dist.data.set_place import RECORD, SetPlace, place_of
 from afa_dist.errors import Problem, UserError
 from afa_dist.files import sha256
-
-RECORD = "dataset.json"
 
 FORMAT = "afa-dist images 1"
 
@@ -99,36 +99,40 @@ class SetRecord:
         )
 
 
-def read_record(folder: Path) -> SetRecord:
+def read_record(place: SetPlace) -> SetRecord:
     """The record of a prepared set.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = folder / RECORD
     try:
-        return SetRecord.of_mapping(json.loads(path.read_text()))
+        return SetRecord.of_mapping(json.loads(place.record()))
     except OSError as error:
-        what = f"{folder} holds no {RECORD}, so it is no prepared set; make one with prepare_data.py SOURCE DEST"
+        what = f"{place.name} holds no {RECORD}, so it is no prepared set; make one with prepare_data.py SOURCE DEST"
         raise UserError.one("data.path", what) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError.one(str(path), f"is no record of a prepared set ({error}); prepare the set again") from error
+        raise UserError.one(
+            f"{place.name}/{RECORD}", f"is no record of a prepared set ({error}); prepare the set again"
+        ) from error
 
 
-def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) -> ImageSet:
-    """A split of a prepared set, or `limit` images of it, chosen evenly by class. Reads labels, and images when they are
-    asked for.
+def load_prepared(config: DataConfig, split: str, limit: int = 0) -> ImageSet:
+    """A split of the prepared set at `config.path`, or `limit` images of it, chosen evenly by class. Reads labels; images
+    are read when they are asked for.
 
     Raises:
         UserError: files are missing, cut off, too many or damaged; or the images have different sizes and no image_size.
     """
-    record = read_record(folder)
+    assert config.path is not None
+    place = place_of(config.path, config)
+    folder = place.name
+    record = read_record(place)
     if record.form != "arrow":
         raise UserError.one("data.name", f"{folder} holds {record.form} files; use data.name {record.form}")
     if split not in record.splits:
         raise UserError.one("data.path", f"{folder} has no {split} images; it has {', '.join(record.splits) or 'none'}")
     part = record.splits[split]
-    problems = list(file_problems(folder, record))
+    problems = list(file_problems(place, record))
     size = _size(record, config.image_size)
     if size is None:
         problems.append(
@@ -139,9 +143,9 @@ def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) 
         problems.append(Problem("data.image_size", f"{what} with --image_size {config.image_size}"))
     if problems or size is None:
         raise UserError(problems)
-    labels_N = labels_of(folder, part)
+    labels_N = labels_of(place, part)
     shape = record.shape if record.storage == "raw" else None
-    shards = OpenShards(part.files, InFolder(folder), labels_N, shape)
+    shards = OpenShards(part.files, place.whereabouts(part.files), labels_N, shape)
     images = MappedImages(
         shards=shards,
         rows=AllRows(part.images),
@@ -154,33 +158,24 @@ def load_prepared(folder: Path, config: DataConfig, split: str, limit: int = 0) 
     return found.subset(choose_rows(labels_N, limit)) if 0 < limit < part.images else found
 
 
-@dataclasses.dataclass(frozen=True)
-class InFolder:
-    """Finds files in a folder of this machine."""
-
-    folder: Path
-
-    def __call__(self, file: ShardFile) -> Path:
-        return self.folder / file.name
-
-
 def _size(record: SetRecord, image_size: int) -> tuple[int, int, int] | None:
     if record.storage == "encoded" and image_size:
         return (record.channels, image_size, image_size)
     return record.shape
 
 
-def file_problems(folder: Path, record: SetRecord) -> Iterator[Problem]:
+def file_problems(place: SetPlace, record: SetRecord) -> Iterator[Problem]:
     """Whether the files that the record names are there, of the right size, and no others."""
     files = [file for part in record.splits.values() for file in (*part.files, part.labels)]
-    there = {path.name: path.stat().st_size for path in folder.glob("*.arrow")}
+    folder = place.name
+    there = {name: size for name, size in place.sizes().items() if name.endswith(".arrow")}
     if missing := [file.name for file in files if file.name not in there]:
         yield Problem("data.path", f"{folder} lacks {_some(missing)} of its {len(files)} files; copy or prepare it again")
     if foreign := sorted(there.keys() - {file.name for file in files}):
         yield Problem("data.path", f"{folder} holds {_some(foreign)}, which its {RECORD} does not know; remove them")
     for file in files:
         if file.name in there and there[file.name] != file.bytes:
-            what = f"{folder / file.name} has {there[file.name]} bytes, not {file.bytes}: it was cut off or changed"
+            what = f"{folder}/{file.name} has {there[file.name]} bytes, not {file.bytes}: it was cut off or changed"
             yield Problem("data.path", f"{what}; copy or prepare it again")
 
 
@@ -188,10 +183,13 @@ def _some(names: Sequence[str], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
-def labels_of(folder: Path, part: SplitRecord) -> np.ndarray:
+def labels_of(place: SetPlace, part: SplitRecord) -> np.ndarray:
     """All labels of a split, in as few bytes as they need."""
-    path = folder / part.labels.name
+    find = place.whereabouts([part.labels])
+    path = find(part.labels)
     try:
+        if sha256(path) != part.labels.sha256 and find.forget(part.labels):
+            path = find(part.labels)
         if sha256(path) != part.labels.sha256:
             raise UserError.one("data.path", f"{path} is not what was written; copy or prepare it again")
         with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:

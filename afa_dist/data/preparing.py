@@ -18,7 +18,7 @@ import torch
 
 from afa_dist.data.decode import Encoded, decode_images, read_all, unnoticed
 from afa_dist.data.layout import Layout
-from afa_dist.data.mapped import ShardFile
+from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.shard import write_encoded, write_raw
 from afa_dist.data.sources.base import Piece, Source
 from afa_dist.data.writing import IMAGE, png, write_rows

@@ -40,7 +40,7 @@ class PreparedImages(Stored):
         """
         self.folder, self.option = folder.expanduser().resolve(), "images"
         with named_by(self.option):
-            found = load_prepared(self.folder, DataConfig(name="prepared", path=str(self.folder)), "train")
+            found = load_prepared(DataConfig(name="prepared", path=str(self.folder)), "train")
         assert isinstance(found.images_NCHW, MappedImages)
         self._images = found.images_NCHW
         self.classes, self.shape = found.classes, found.shape

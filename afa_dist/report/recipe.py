@@ -12,7 +12,7 @@ from afa_dist.errors import TrainingError
 from afa_dist.training.mirroring import brought_here
 from afa_dist.training.run_dir import RunDirectory
 
-PLACES = ("runs_dir", "data.path", "checkpoint.mirror")
+PLACES = ("runs_dir", "data.path", "data.cache", "data.cache_gib", "checkpoint.mirror")
 """Options that say where something lies on one machine, and nothing of what was done."""
 
 SHORTENED = ("init", "data.generated")

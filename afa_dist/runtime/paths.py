@@ -16,7 +16,9 @@ def absolute(run: R) -> R:
     """`run` with the paths of data and of what it starts from made absolute."""
     places = {name: getattr(run.data, name) for name in ("path", "generated")}
     found: dict[str, Any] = {
-        name: str(Path(place).expanduser().resolve()) for name, place in places.items() if place is not None
+        name: str(Path(place).expanduser().resolve())
+        for name, place in places.items()
+        if place is not None and not is_address(place)
     }
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, **found))
     if isinstance(run, FinetuneRun) and run.init != "scratch" and not is_address(run.init):

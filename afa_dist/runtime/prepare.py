@@ -17,9 +17,10 @@ import torch
 from afa_dist.config import ScalingConfig
 from afa_dist.config.preparing import PrepareRun
 from afa_dist.data.layout import Layout
-from afa_dist.data.mapped import ShardFile
-from afa_dist.data.prepared import RECORD, SetRecord, SplitRecord, write_labels
+from afa_dist.data.open_shards import ShardFile
+from afa_dist.data.prepared import SetRecord, SplitRecord, write_labels
 from afa_dist.data.preparing import KEPT, Preparer, Share, done_before, shares_of, statistics
+from afa_dist.data.set_place import RECORD
 from afa_dist.data.sources.base import Source
 from afa_dist.errors import Problem, Stopped, UserError
 from afa_dist.evaluation.executor import Calls, Executor, InProcess, OnProgress, Progress, call_each

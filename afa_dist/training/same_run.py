@@ -15,6 +15,8 @@ from afa_dist.errors import Problem, UserError
 MAY_CHANGE = (
     "runs_dir",
     "data.path",
+    "data.cache",
+    "data.cache_gib",
     "data.generated",
     "tracking",
     "scaling.workers",

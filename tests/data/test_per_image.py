@@ -14,7 +14,7 @@ from afa_dist.data.augment import Augmentation
 from afa_dist.data.decode import open_image, to_square
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.loader import Loader
-from afa_dist.data.mapped import ShardFile
+from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.per_image import PerImage
 from afa_dist.data.prepared import SetRecord, SplitRecord, load_prepared, write_labels
 from afa_dist.data.shard import write_encoded
@@ -89,7 +89,7 @@ def test_images_come_out_as_from_torchvision_alone(policy, colour):
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["encoded", "in memory", "mixed"])
 def test_ranks_share_one_global_batch(folder, kind, size):
-    encoded = load_prepared(folder, config_of(folder), "train")
+    encoded = load_prepared(config_of(folder), "train")
     in_memory = dataclasses.replace(encoded, images_NCHW=encoded.in_memory()[0])
     mix = {"generated": in_memory.subset(np.arange(20)), "share": 0.5} if kind == "mixed" else {}
 
@@ -109,7 +109,7 @@ def test_ranks_share_one_global_batch(folder, kind, size):
 
 
 def test_windows_are_cut_from_whole_images_and_two_sets_are_one_where_nothing_is_cut(folder):
-    encoded = load_prepared(folder, config_of(folder), "train")
+    encoded = load_prepared(config_of(folder), "train")
     rows = torch.tensor([7, 3, 40])
     what = PerImage(0.2)
     got = what.views(encoded.images_NCHW, rows, ["a"], lambda place: (place,))[0]

@@ -16,7 +16,7 @@ from afa_dist.data.augment import Augmentation
 from afa_dist.data.catalogue import load_splits
 from afa_dist.data.image_set import ImageSet, choose_evenly
 from afa_dist.data.loader import Loader
-from afa_dist.data.mapped import ShardFile
+from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.prepared import SetRecord, SplitRecord, load_prepared, write_labels
 from afa_dist.data.shard import checksums, write_encoded, write_raw
 from afa_dist.distributed import World
@@ -73,7 +73,7 @@ def written(tmp_path_factory):
 
 def test_rows_are_those_that_were_written(written):
     folder, made = written
-    found = load_prepared(folder, config_of(folder), "train")
+    found = load_prepared(config_of(folder), "train")
     x, y = made["train"]
     assert found.shape == (3, 6, 5) and len(found) == 60 and found.labels_N.tolist() == y.tolist()
     for rows in ([0], [59, 0, 7, 6, 7], list(range(60))):
@@ -101,32 +101,32 @@ def test_splits_and_batches_are_those_of_images_in_memory(written):
 
 def test_encoded_images_are_decoded_to_the_size_asked_for(tmp_path):
     made = write_set(tmp_path, {"train": 30, "test": 8}, encoded=True)
-    found = load_prepared(tmp_path, config_of(tmp_path), "train")
+    found = load_prepared(config_of(tmp_path), "train")
     wanted = np.stack([np.asarray(Image.open(io.BytesIO(jpeg(image)))).transpose(2, 0, 1) for image in made["train"][0]])
     assert np.array_equal(found.in_memory()[0].numpy(), wanted)
-    resized = load_prepared(tmp_path, config_of(tmp_path, image_size=4), "train")
+    resized = load_prepared(config_of(tmp_path, image_size=4), "train")
     assert resized.shape == (3, 4, 4) and resized.images_NCHW[:2].shape == (2, 3, 4, 4)
     assert resized.fingerprint() != found.fingerprint()
     record = json.loads((tmp_path / "dataset.json").read_text())
     write_json(tmp_path / "dataset.json", {**record, "shape": None})
     with pytest.raises(UserError, match=r"image_size: the images of .* have many sizes"):
-        load_prepared(tmp_path, config_of(tmp_path), "train")
+        load_prepared(config_of(tmp_path), "train")
 
 
 def test_pixels_are_not_brought_to_another_size_in_silence(written):
     folder, _ = written
     with pytest.raises(UserError, match=r"image_size: 4: .* holds pixels of 6 x 5; leave it out"):
-        load_prepared(folder, config_of(folder, image_size=4), "train")
+        load_prepared(config_of(folder, image_size=4), "train")
 
 
 def test_fingerprints_tell_sets_and_parts_apart(written, tmp_path):
     folder, _ = written
-    first = load_prepared(folder, config_of(folder), "train")
-    assert first.fingerprint() == load_prepared(folder, config_of(folder), "train").fingerprint()
+    first = load_prepared(config_of(folder), "train")
+    assert first.fingerprint() == load_prepared(config_of(folder), "train").fingerprint()
     parts = [first, first.subset(np.arange(60)[:59]), first.without(np.array([4])), first.without(np.array([5]))]
     assert len({part.fingerprint() for part in parts}) == 4
     write_set(tmp_path, {"train": 61, "test": 20})
-    assert load_prepared(tmp_path, config_of(tmp_path), "train").fingerprint() != first.fingerprint()
+    assert load_prepared(config_of(tmp_path), "train").fingerprint() != first.fingerprint()
 
 
 @pytest.mark.parametrize("place", ["pixels", "label", "checksum"])
@@ -143,7 +143,7 @@ def test_a_flipped_byte_is_found_when_its_row_is_read(tmp_path, place):
     assert content.count(needle) == 1
     content[content.find(needle)] ^= 4
     path.write_bytes(content)
-    found = load_prepared(tmp_path, config_of(tmp_path), "train")
+    found = load_prepared(config_of(tmp_path), "train")
     with pytest.raises(UserError, match=r"train-00002\.arrow (is|has labels that are) not what was written"):
         found.in_memory()
     assert np.array_equal(found.images_NCHW[:14].numpy(), x[:14])
@@ -155,7 +155,7 @@ def test_files_that_are_missing_cut_off_too_many_or_others_are_named(tmp_path):
 
     def refused(words):
         with pytest.raises(UserError, match=words):
-            load_prepared(folder, config_of(folder), "train").in_memory()
+            load_prepared(config_of(folder), "train").in_memory()
 
     shard = folder / "train-00001.arrow"
     whole = shard.read_bytes()
@@ -188,7 +188,7 @@ def test_a_file_with_another_schema_is_named(tmp_path):
     record["splits"]["train"]["files"][1]["bytes"] = path.stat().st_size
     write_json(tmp_path / "dataset.json", record)
     with pytest.raises(UserError, match=r"train-00001.arrow holds images of 3 x 6 x 4, not 3 x 6 x 5"):
-        load_prepared(tmp_path, config_of(tmp_path), "train").in_memory()
+        load_prepared(config_of(tmp_path), "train").in_memory()
 
 
 def test_a_few_are_chosen_evenly_among_very_many(monkeypatch):
@@ -208,7 +208,7 @@ def test_a_few_are_chosen_evenly_among_very_many(monkeypatch):
 
 def test_parts_of_parts(written):
     folder, made = written
-    found = load_prepared(folder, config_of(folder), "train")
+    found = load_prepared(config_of(folder), "train")
     left_out = np.array([3, 0, 59, 31])
     rest = found.without(left_out)
     wanted = np.delete(made["train"][0], left_out, axis=0)

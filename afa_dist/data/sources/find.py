@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from afa_dist.address import is_address
+from afa_dist.config import DataConfig
 from afa_dist.config.preparing import LookRun, PrepareRun
 from afa_dist.data.folders import TEST_FOLDERS
 from afa_dist.data.generated import record_of
 from afa_dist.data.parquet import split_files
-from afa_dist.data.prepared import RECORD
+from afa_dist.data.set_place import RECORD, Folder, place_of
 from afa_dist.data.sources.arrays import InMemory, Npz
 from afa_dist.data.sources.base import Source
 from afa_dist.data.sources.prepared_set import Prepared
 from afa_dist.data.sources.tables import Tables
 from afa_dist.data.sources.tars import Tars, tars_of
 from afa_dist.data.sources.trees import Tree
-from afa_dist.errors import UserError
+from afa_dist.errors import UserError, named_by
 
 KNOWN = (
     "cifar-10-batches-py, cifar-100-python, train_32x32.mat, wnids.txt (Tiny-ImageNet), train*.parquet, *train*.tar, "
@@ -29,6 +31,8 @@ def open_source(run: PrepareRun | LookRun) -> Source:
     Raises:
         UserError: there is none, of no kind that is known, or with mistakes; all that are found.
     """
+    if is_address(run.source):
+        return _at_address(run)
     path = Path(run.source).expanduser().resolve()
     kind = run.kind if run.kind != "auto" else kind_of(path)
     if kind == "npz":
@@ -38,7 +42,7 @@ def open_source(run: PrepareRun | LookRun) -> Source:
     if not path.is_dir():
         raise UserError.one("source", f"{run.source} is not a folder that can be read; {kind} needs one")
     if kind == "prepared":
-        return Prepared(path)
+        return Prepared(Folder(path))
     if kind == "parquet":
         return Tables(path, run.classes)
     if kind == "webdataset":
@@ -46,6 +50,15 @@ def open_source(run: PrepareRun | LookRun) -> Source:
     if kind in ("folder", "tiny-imagenet"):
         return Tree(kind, path)
     return InMemory(kind, path)
+
+
+def _at_address(run: PrepareRun | LookRun) -> Source:
+    """A prepared set at an address."""
+    if run.kind not in ("auto", "prepared"):
+        what = f"{run.source} is an address; of {run.kind} a folder of this machine is needed"
+        raise UserError.one("source", what)
+    with named_by("source"):
+        return Prepared(place_of(run.source, DataConfig()))
 
 
 def kind_of(path: Path) -> str:

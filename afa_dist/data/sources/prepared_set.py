@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from afa_dist.data.mapped import OpenShards
-from afa_dist.data.prepared import InFolder, file_problems, labels_of, read_record
+from afa_dist.data.open_shards import OpenShards
+from afa_dist.data.prepared import file_problems, labels_of, read_record
+from afa_dist.data.set_place import SetPlace
 from afa_dist.data.sources.base import Piece, Source
 from afa_dist.errors import UserError, named_by
 
@@ -15,18 +14,18 @@ from afa_dist.errors import UserError, named_by
 class Prepared(Source):
     """The rows of Arrow files, each checked as it is read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, place: SetPlace) -> None:
         with named_by("source"):
-            record = read_record(folder)
-            if problems := list(file_problems(folder, record)):
+            record = read_record(place)
+            if problems := list(file_problems(place, record)):
                 raise UserError(problems)
-            self.labels = {split: labels_of(folder, part).astype(np.int32) for split, part in record.splits.items()}
+            self.labels = {split: labels_of(place, part).astype(np.int32) for split, part in record.splits.items()}
         self.classes = record.classes
         self.pixels = record.shape if record.storage == "raw" else None
         files = {split: [file.sha256 for file in part.files] for split, part in record.splits.items()}
-        self.identity = {"kind": "prepared", "name": folder.name, "files": files}
+        self.identity = {"kind": "prepared", "name": place.name.rstrip("/").rpartition("/")[2], "files": files}
         self._shards = {
-            split: OpenShards(part.files, InFolder(folder), self.labels[split], self.pixels)
+            split: OpenShards(part.files, place.whereabouts(part.files), self.labels[split], self.pixels)
             for split, part in record.splits.items()
         }
 

@@ -1,0 +1,111 @@
+"""Where a prepared set lies: in a folder of this machine, or at an address, with a copy here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from afa_dist.address import is_address
+from afa_dist.config import DataConfig
+from afa_dist.data.cache import CachedSet, InCache
+from afa_dist.data.open_shards import ShardFile, Whereabouts
+from afa_dist.data.remote import RemoteFolder
+from afa_dist.errors import UserError
+
+RECORD = "dataset.json"
+
+
+class SetPlace(ABC):
+    """name: as people know it."""
+
+    name: str
+
+    @abstractmethod
+    def record(self) -> bytes:
+        """Its `dataset.json`.
+
+        Raises:
+            OSError: there is none.
+            UserError: the place does not answer.
+        """
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file there."""
+
+    @abstractmethod
+    def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
+        """Finds `files` on this machine; those of an address are brought here when the first one is asked for."""
+
+
+class Folder(SetPlace):
+    """A folder of this machine, or one that it sees."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, str(path)
+
+    def record(self) -> bytes:
+        return (self.path / RECORD).read_bytes()
+
+    def sizes(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in self.path.iterdir()}
+
+    def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
+        return InFolder(self.path)
+
+
+class InFolder:
+    """Finds files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, file: ShardFile) -> Path:
+        return self.folder / file.name
+
+    def forget(self, file: ShardFile) -> bool:
+        return False
+
+
+class Address(SetPlace):
+    """A folder of an object store and the like; see `CachedSet`."""
+
+    def __init__(self, address: str, cache: Path, most_bytes: int, option: str) -> None:
+        self._remote = RemoteFolder(address, option)
+        self._cache, self._most_bytes, self.name = cache, most_bytes, self._remote.place
+        self._identity = ""
+
+    def record(self) -> bytes:
+        found = self._remote.read(RECORD)
+        self._identity = hashlib.sha256(found).hexdigest()
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        return self._remote.sizes()
+
+    def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
+        assert self._identity, "the record has not been read"
+        return InCache(CachedSet(self._remote, self._cache, self._identity, self._most_bytes), files)
+
+
+def place_of(path: str, config: DataConfig) -> SetPlace:
+    """The place that `path` names, with the cache that `config` has.
+
+    Raises:
+        UserError: it is no folder, or no address that is known.
+    """
+    if is_address(path):
+        cache = Path(config.cache).expanduser() if config.cache else default_cache()
+        return Address(path, cache, round(config.cache_gib * 2**30), "data.path")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError.one("data.path", f"{folder} is not a folder that can be read; data.name {config.name} needs one")
+    return Folder(folder)
+
+
+def default_cache() -> Path:
+    """Where copies of sets go if nothing else is said."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afa-dist" / "sets"
