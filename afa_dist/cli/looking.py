@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from rich.table import Table as TextTable
 
+from afa_dist.address import without_options
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.console import EvaluationProgress
 from afa_dist.cli.job import resolve_alone, run_job
@@ -48,7 +49,8 @@ def main(words: Sequence[str], program: str) -> int:
 def describe(run: LookRun, source: Source) -> None:
     """Say what would be looked at."""
     counts = ", ".join(f"{len(labels)} {split}" for split, labels in source.labels.items())
-    say(f"{source.identity['kind']} {run.source}".rstrip() + f": {counts} images, {counted(len(source.classes), 'class')}")
+    place = without_options(run.source)
+    say(f"{source.identity['kind']} {place}".rstrip() + f": {counts} images, {counted(len(source.classes), 'class')}")
 
 
 def execute(run: LookRun, source: Source) -> None:
@@ -66,7 +68,7 @@ def execute(run: LookRun, source: Source) -> None:
     write_json(out / RECORD, {"source": dict(source.identity), **found})
     show(found)
     try:
-        write_page(out / REPORT, f"{run.source or run.kind}: images", _sections(found, sheet))
+        write_page(out / REPORT, f"{without_options(run.source) or run.kind}: images", _sections(found, sheet))
         say(f"report: {out / REPORT}")
     except UserError as error:
         say(str(error))

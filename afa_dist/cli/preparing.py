@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from afa_dist.address import without_options
 from afa_dist.cli import looking
 from afa_dist.cli.arguments import parse
 from afa_dist.cli.console import EvaluationProgress
@@ -90,7 +91,8 @@ def describe(run: PrepareRun, prepared: Preparation) -> None:
     """Say what would be written."""
     source, layout = prepared.source, prepared.layout
     counts = ", ".join(f"{len(labels)} {split}" for split, labels in source.labels.items())
-    say(f"{source.identity['kind']} {run.source}".rstrip() + f": {counts} images, {counted(len(source.classes), 'class')}")
+    place = without_options(run.source)
+    say(f"{source.identity['kind']} {place}".rstrip() + f": {counts} images, {counted(len(source.classes), 'class')}")
     size = " x ".join(map(str, layout.shape)) if layout.shape else "JPEG, PNG and the like as they are"
     files = counted(len(shares_of(source, layout)), "file")
     say(f"stored {layout.storage} ({size}) in {files} of {layout.form}, up to {layout.shard_size} images each")

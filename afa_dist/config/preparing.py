@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from afa_dist.address import fault_of, without_options
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 
@@ -41,13 +42,18 @@ class LookRun(Section):
     def problems(self) -> Iterator[Problem]:
         if not self.source and self.kind != "digits":
             yield Problem("source", "missing; write prepare_data.py inspect PATH")
+        if fault := fault_of(self.source):
+            yield Problem("source", f"{without_options(self.source)} {fault}")
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class PrepareRun(Section):
     """Images from any format into Arrow or Parquet files (jobs/prepare_data.py)."""
 
-    source: str = setting("", "what to read: a folder or file in one of the formats of `kind`; digits needs none")
+    source: str = setting(
+        "",
+        "what to read: a folder or file in one of the formats of `kind`, or an address (s3://, hf://); digits needs none",
+    )
     dest: str = setting("", "folder for the result; made, or empty")
     kind: Kind = setting(
         "auto",
@@ -77,6 +83,8 @@ class PrepareRun(Section):
         for name in ("source", "dest"):
             if not getattr(self, name) and not (name == "source" and self.kind == "digits"):
                 yield Problem(name, "missing; write prepare_data.py SOURCE DEST")
+        if fault := fault_of(self.source):
+            yield Problem("source", f"{without_options(self.source)} {fault}")
         suffix = Path(self.source).suffix.lower()
         if suffix in PICKLES:
             yield Problem("source", f"{self.source}: a pickle executes code when it is opened; save it as .npz")

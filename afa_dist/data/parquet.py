@@ -15,6 +15,7 @@ import torch
 
 from afa_dist.data.decode import Encoded, decode_images
 from afa_dist.data.image_set import ImageSet, choose_rows, label_problems
+from afa_dist.data.remote import RemoteFile, RemoteFolder
 from afa_dist.data.writing import read_rows
 from afa_dist.errors import Problem, UserError
 
@@ -47,6 +48,15 @@ def split_files(folder: Path, split: str) -> list[Path]:
     """Files of one split, in the order of their names: SPLIT*.parquet in `folder`, its `data/` or its `SPLIT/`."""
     for pattern in (f"{split}*.parquet", f"data/{split}*.parquet", f"{split}/*.parquet"):
         if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def remote_split_files(folder: RemoteFolder, split: str) -> list[RemoteFile]:
+    """The same of a folder at an address."""
+    for place, beginning in ((folder, split), (folder.within("data"), split), (folder.within(split), "")):
+        names = {name: size for name, size in place.sizes().items() if name.endswith(".parquet")}
+        if found := [RemoteFile(place, name, names[name]) for name in sorted(names) if name.startswith(beginning)]:
             return found
     return []
 
@@ -101,7 +111,7 @@ def _read(files: list[Path]) -> _Table:
 
 
 @contextlib.contextmanager
-def named_failures(path: Path) -> Iterator[None]:
+def named_failures(path: Path | RemoteFile) -> Iterator[None]:
     """Inside, a file that cannot be read is the person's mistake, by name.
 
     Raises:
@@ -114,7 +124,7 @@ def named_failures(path: Path) -> Iterator[None]:
         raise UserError.one(str(path), f"is not a whole Parquet file ({reason}); fetch or write it again") from error
 
 
-def image_and_label(schema: pa.Schema, path: Path) -> tuple[str, str]:
+def image_and_label(schema: pa.Schema, path: Path | RemoteFile) -> tuple[str, str]:
     """Names of the image and the label column.
 
     Raises:

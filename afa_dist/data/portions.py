@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afa_dist.data.parquet import named_failures
+from afa_dist.data.remote import RemoteFile
 
 PORTION = 1000
 """Rows that are read together."""
@@ -21,12 +22,15 @@ PORTION = 1000
 BUFFER_BYTES = 1 << 20
 """Without a limit Arrow reads a whole column of a row group, which may be gigabytes."""
 
+FAR_BUFFER_BYTES = 8 << 20
+"""Of files at addresses, where each reading takes long."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RowGroup:
     """A row group: the number of its first row in the set and in its file, how many it has, and the columns to be read."""
 
-    path: Path
+    path: Path | RemoteFile
     number: int
     first: int
     first_of_file: int
@@ -34,18 +38,30 @@ class RowGroup:
     columns: tuple[str, ...]
 
 
-def row_groups(paths: Sequence[Path], columns: tuple[str, ...]) -> list[RowGroup]:
+def row_groups(paths: Sequence[Path | RemoteFile], columns: tuple[str, ...]) -> list[RowGroup]:
     """All that have rows, of files that are a set in this order."""
     groups: list[RowGroup] = []
     first = 0
     for path in paths:
-        metadata, of_file = pq.read_metadata(path), 0
+        with opened(path) as file:
+            metadata, of_file = file.metadata, 0
         for number in range(metadata.num_row_groups):
             rows = metadata.row_group(number).num_rows
             if rows:
                 groups.append(RowGroup(path, number, first, of_file, rows, columns))
             first, of_file = first + rows, of_file + rows
     return groups
+
+
+def opened(path: Path | RemoteFile) -> pq.ParquetFile:
+    """A file whose pages are checked as they are read, a little at a time."""
+    far = isinstance(path, RemoteFile)
+    return pq.ParquetFile(
+        path.open() if isinstance(path, RemoteFile) else path,
+        page_checksum_verification=True,
+        buffer_size=FAR_BUFFER_BYTES if far else BUFFER_BYTES,
+        pre_buffer=False,
+    )
 
 
 class Portions:
@@ -55,7 +71,7 @@ class Portions:
     def __init__(self, groups: Sequence[RowGroup]) -> None:
         self.groups = list(groups)
         self._firsts = np.array([group.first for group in groups])
-        self._file: tuple[Path, pq.ParquetFile] | None = None
+        self._file: tuple[Path | RemoteFile, pq.ParquetFile] | None = None
         self._stream: tuple[RowGroup, Iterator[pa.RecordBatch]] | None = None
         self._last: tuple[RowGroup, int, pa.Table] | None = None
 
@@ -94,7 +110,6 @@ class Portions:
     def _begin(self, group: RowGroup) -> None:
         """Read a group from its first row on."""
         if self._file is None or self._file[0] != group.path:
-            opened = pq.ParquetFile(group.path, page_checksum_verification=True, buffer_size=BUFFER_BYTES, pre_buffer=False)
-            self._file = (group.path, opened)
+            self._file = (group.path, opened(group.path))
         batches = self._file[1].iter_batches(PORTION, row_groups=[group.number], columns=list(group.columns))
         self._stream, self._last = (group, iter(batches)), None

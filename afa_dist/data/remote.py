@@ -3,10 +3,12 @@ then do not answer."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import hashlib
 import io
+import re
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
-from afa_dist.address import without_options
+from afa_dist.address import below, without_options
 from afa_dist.distributed import beat
 from afa_dist.errors import UserError
 
@@ -26,8 +28,8 @@ T = TypeVar("T")
 CHUNK_BYTES = 8 << 20
 
 PATIENCE, FIRST_PATIENCE = 300.0, 15.0
-"""Seconds without any answer before reading is given up: once there was one, and before. Clients of object stores try again by
-themselves before they say so, some for 25 s."""
+"""Seconds without any answer before reading is given up: once there was one, and before. Clients of object stores try again
+by themselves before they say so, some for 25 s."""
 
 LONGEST_PAUSE = 15.0
 
@@ -49,7 +51,7 @@ class RemoteFolder:
         self.give_up = threading.Event()
         """Set by whoever does not want to wait any more: what is being tried fails now."""
         try:
-            self.filesystem, self.root = self._tried("", lambda: fs.FileSystem.from_uri(address))
+            self.filesystem, self.root = self._tried("", lambda: fs.FileSystem.from_uri(address), answers=False)
         except (ValueError, pa.ArrowException, ImportError) as error:
             raise UserError.one(option, f"{self.place} is no address that can be read here ({_words(error)})") from error
 
@@ -61,6 +63,10 @@ class RemoteFolder:
         selector = fs.FileSelector(self.root, allow_not_found=True)
         found = self._tried("", lambda: self.filesystem.get_file_info(selector))
         return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
+    def within(self, name: str) -> RemoteFolder:
+        """A folder in it."""
+        return RemoteFolder(below(self.address, name), self.option)
 
     def read(self, name: str) -> bytes:
         """All of a small file.
@@ -76,10 +82,6 @@ class RemoteFolder:
 
         return self._tried(name, read)
 
-    def open(self, name: str) -> SteadyFile:
-        """A file, to be read in parts."""
-        return SteadyFile(self, name)
-
     def copy(self, name: str, target: Path, tick: Callable[[int], None]) -> tuple[int, str]:
         """Copy a file; returns its size and SHA-256. tick: called with the bytes of each part.
 
@@ -88,20 +90,20 @@ class RemoteFolder:
             UserError: the place does not answer.
         """
         digest = hashlib.sha256()
-        with self.open(name) as source, target.open("wb") as file:
+        with SteadyFile(self, name) as source, target.open("wb") as file:
             while part := source.read(CHUNK_BYTES):
                 file.write(part)
                 digest.update(part)
                 tick(len(part))
             return file.tell(), digest.hexdigest()
 
-    def _tried(self, name: str, work: Callable[[], T]) -> T:
-        """What `work` gives, tried again while the place does not answer."""
+    def _tried(self, name: str, work: Callable[[], T], *, answers: bool = True) -> T:
+        """What `work` gives, tried again while the place does not answer. answers: whether its success is an answer."""
         began, pause = time.monotonic(), 0.5
         while True:
             try:
                 found = work()
-                self._answered = True
+                self._answered = self._answered or answers
                 return found
             except FileNotFoundError:
                 self._answered = True
@@ -122,6 +124,21 @@ class RemoteFolder:
                 beat()
                 self.give_up.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+    """A file at an address, where otherwise a path would stand."""
+
+    folder: RemoteFolder
+    name: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.folder.place}/{self.name}"
+
+    def open(self) -> SteadyFile:
+        return SteadyFile(self.folder, self.name)
 
 
 class SteadyFile(io.RawIOBase):
@@ -181,6 +198,6 @@ class SteadyFile(io.RawIOBase):
 
 
 def _words(error: BaseException) -> str:
-    """The last words of what pyarrow says, which are the reason."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].split("Detail:")[0].strip()[-200:]
+    """The reason in what pyarrow says."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^.*?(?=AWS Error)|[;.]? Details?:.*$", "", first).strip()

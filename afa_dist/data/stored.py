@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from afa_dist.data.decode import Encoded, decode_images, unnoticed
 from afa_dist.data.generated import check_files
-from afa_dist.data.parquet import class_names, image_and_label, named_failures, split_files
-from afa_dist.data.portions import Portions, RowGroup, row_groups
+from afa_dist.data.parquet import class_names, image_and_label, named_failures, remote_split_files, split_files
+from afa_dist.data.portions import Portions, RowGroup, opened, row_groups
+from afa_dist.data.remote import RemoteFile, RemoteFolder
 from afa_dist.data.writing import IMAGE
 from afa_dist.errors import Problem, UserError, named_by
 
@@ -75,7 +75,7 @@ class StoredImages(Stored):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | RemoteFolder,
         *,
         split: str = "train",
         option: str = "images",
@@ -92,15 +92,15 @@ class StoredImages(Stored):
         Raises:
             UserError: there are none, some are missing, or they are not images with labels.
         """
-        self.folder, self.option, self._intended = folder.expanduser().resolve(), option, intended
-        if not self.folder.is_dir():
-            raise UserError.one(option, f"{folder} is not a folder that can be read")
-        self.files = split_files(self.folder, split)
+        self.option, self._intended = option, intended
+        self.files: list[Path] | list[RemoteFile]
+        if isinstance(folder, RemoteFolder):
+            self.place, self.files = folder.place, remote_split_files(folder, split)
+        else:
+            self.folder = folder.expanduser().resolve()
+            self.place, self.files = str(self.folder), _files_in(self.folder, split, option)
         if not self.files:
-            where = f"{split}*.parquet (looked in it, in data/ and in {split}/)"
-            unfinished = "; finish generate.py first" if (self.folder / "config.yaml").exists() else ""
-            raise UserError.one(option, f"{folder} holds no {where}{unfinished}")
-        check_files(self.files, option)
+            raise UserError.one(option, f"{self.place} holds no {split}*.parquet (looked in it, in data/ and in {split}/)")
         self.classes: tuple[str, ...] = ()
         digest = hashlib.sha256()
         groups: list[RowGroup] = []
@@ -130,9 +130,9 @@ class StoredImages(Stored):
             found.append(Encoded((image or {}).get("bytes") or b"", str(group.path), where))
         return found
 
-    def _open(self, path: Path, groups: list[RowGroup], digest: Any) -> np.ndarray:
+    def _open(self, path: Path | RemoteFile, groups: list[RowGroup], digest: Any) -> np.ndarray:
         """Labels of a file, whose row groups are added to `groups`, and what tells it from others to `digest`."""
-        with named_failures(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with named_failures(path), opened(path) as file:
             schema = file.schema_arrow
             image, label = image_and_label(schema, path)
             label = (
@@ -152,12 +152,13 @@ class StoredImages(Stored):
             labels: np.ndarray = column.cast(pa.int32()).to_numpy()
         except pa.ArrowInvalid as error:
             raise UserError.one(str(path), f"{label} holds numbers that are no classes ({error})") from error
-        digest.update(f"{path.name} {path.stat().st_size} {names}\n".encode() + labels.tobytes())
+        size = path.size if isinstance(path, RemoteFile) else path.stat().st_size
+        digest.update(f"{path.name} {size} {names}\n".encode() + labels.tobytes())
         return labels
 
     def _label_problems(self, unlabelled: bool) -> Iterator[Problem]:
         if not len(self.labels_N):
-            yield Problem(self.option, f"{self.folder} holds no rows")
+            yield Problem(self.option, f"{self.place} holds no rows")
             return
         most = len(self.classes) or MOST_CLASSES
         wrong = np.flatnonzero((self.labels_N < (UNLABELLED if unlabelled else 0)) | (self.labels_N >= most))
@@ -165,7 +166,7 @@ class StoredImages(Stored):
             label, row = self.labels_N[wrong[0]], wrong[0]
             hint = "; images without a label can only get that of a scorer: labels scorer" if label == UNLABELLED else ""
             what = f"label {label} of row {row} is out of range; allowed: 0 to {most - 1} ({len(wrong)} rows are wrong)"
-            yield Problem(self.option, f"{self.folder}: {what}{hint}")
+            yield Problem(self.option, f"{self.place}: {what}{hint}")
 
     def _shape(self, colour: bool | None) -> tuple[int, int, int]:
         """C, H, W, by the first image, and by the colour of some."""
@@ -176,6 +177,21 @@ class StoredImages(Stored):
                 found.append(decode_images(1, [source].__getitem__, colour=bool(colour))[0])
         height, width = found[0].shape[1:]
         return (max(len(image) for image in found), height, width)
+
+
+def _files_in(folder: Path, split: str, option: str) -> list[Path]:
+    """Those of a split, all of them; none if there are none.
+
+    Raises:
+        UserError: some are missing.
+    """
+    if not folder.is_dir():
+        raise UserError.one(option, f"{folder} is not a folder that can be read")
+    files = split_files(folder, split)
+    if not files and (folder / "config.yaml").exists():
+        raise UserError.one(option, f"{folder} holds no {split}*.parquet; finish generate.py first")
+    check_files(files, option)
+    return files
 
 
 def _seeds(table: pa.Table) -> pa.ChunkedArray:

@@ -21,6 +21,8 @@ from afa_dist.files import sha256
 from tests.faulty_proxy import FaultyProxy
 from tests.object_store import KEYS, ObjectStore
 
+from .preparing import prepared
+from .test_prepare import tables
 from .test_prepared import write_set
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +210,32 @@ def test_sets_make_room_unless_they_are_read(store, folder, tmp_path):
     with pytest.raises(UserError, match=r"data.cache_gib: .* is too little: s3://bucket/third needs"):
         load_prepared(config_of(store.address("third"), tmp_path, cache_gib=size / 2**31), "train").in_memory()
     held.communicate("\n", timeout=60)
+
+
+def test_parquet_and_prepared_sets_at_addresses_are_prepared(store, folder, tmp_path):
+    tables(tmp_path / "hf")
+    for path in (tmp_path / "hf").rglob("*.parquet"):
+        with store.filesystem().open_output_stream(f"bucket/{path.relative_to(tmp_path)}") as stream:
+            stream.write(path.read_bytes())
+    proxy = FaultyProxy(store.port, ending=".parquet")
+    proxy.faults = [*["503"] * 30, "drop", "hang up", "", "drop"]
+    want = prepared(tmp_path / "hf", tmp_path / "here")
+    assert prepared(proxy.address("hf"), tmp_path / "there") == want
+    assert not proxy.faults
+    proxy.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        again = prepared(store.address("set"), tmp_path / "again")
+    recorded = json.loads((folder / "dataset.json").read_text())["splits"]
+    assert {split: list(part["per_class"]) for split, part in again["splits"].items()} == {
+        split: part["per_class"] for split, part in recorded.items()
+    }
+    with pytest.raises(UserError, match="source: s3://bucket/none holds no train"):
+        prepared(store.address("none"), tmp_path / "nothing")
+    with pytest.raises(UserError, match="is an address, where parquet and prepared can be read; folder needs a folder"):
+        prepared(store.address("none"), tmp_path / "nothing", kind="folder")
+    with pytest.raises(UserError, match="holds a secret"):
+        prepared("s3://key:word@bucket/set", tmp_path / "nothing")
 
 
 def test_mistakes_are_named_before_anything_starts(store, folder, tmp_path, monkeypatch):

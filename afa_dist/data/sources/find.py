@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from afa_dist.address import is_address
+from afa_dist.address import is_address, without_options
 from afa_dist.config import DataConfig
 from afa_dist.config.preparing import LookRun, PrepareRun
 from afa_dist.data.folders import TEST_FOLDERS
 from afa_dist.data.generated import record_of
 from afa_dist.data.parquet import split_files
+from afa_dist.data.remote import RemoteFolder
 from afa_dist.data.set_place import RECORD, Folder, place_of
 from afa_dist.data.sources.arrays import InMemory, Npz
 from afa_dist.data.sources.base import Source
@@ -53,12 +54,19 @@ def open_source(run: PrepareRun | LookRun) -> Source:
 
 
 def _at_address(run: PrepareRun | LookRun) -> Source:
-    """A prepared set at an address."""
-    if run.kind not in ("auto", "prepared"):
-        what = f"{run.source} is an address; of {run.kind} a folder of this machine is needed"
-        raise UserError.one("source", what)
-    with named_by("source"):
-        return Prepared(place_of(run.source, DataConfig()))
+    """A prepared set, or Parquet files."""
+    kind = run.kind
+    folder = RemoteFolder(run.source, "source")
+    if kind == "auto":
+        there = folder.sizes()
+        kind = "prepared" if RECORD in there and any(name.endswith(".arrow") for name in there) else "parquet"
+    if kind == "parquet":
+        return Tables(folder, run.classes)
+    if kind == "prepared":
+        with named_by("source"):
+            return Prepared(place_of(run.source, DataConfig()))
+    what = f"{without_options(run.source)} is an address, where parquet and prepared can be read; {kind} needs a folder"
+    raise UserError.one("source", what)
 
 
 def kind_of(path: Path) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from afa_dist.data.parquet import split_files
+from afa_dist.data.parquet import remote_split_files, split_files
+from afa_dist.data.remote import RemoteFile, RemoteFolder
 from afa_dist.data.sources.base import Piece, Source
 from afa_dist.data.stored import StoredImages
 from afa_dist.errors import Problem, UserError
@@ -18,15 +19,15 @@ NAMES = {"train": ("train",), "test": ("test", "validation", "val")}
 class Tables(Source):
     """`train*.parquet` and `test*.parquet` of a folder."""
 
-    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path | RemoteFolder, classes: tuple[str, ...]) -> None:
         self._stored: dict[str, StoredImages] = {}
         problems: list[Problem] = []
         for split in ("train", "test"):
-            name = next((name for name in NAMES[split] if split_files(folder, name)), split)
-            if split == "test" and not split_files(folder, name):
+            name = next((name for name in NAMES[split] if _files(folder, name)), "")
+            if split == "test" and not name:
                 continue
             try:
-                self._stored[split] = StoredImages(folder, split=name, option="source", intended=False)
+                self._stored[split] = StoredImages(folder, split=name or split, option="source", intended=False)
             except UserError as error:
                 problems += error.problems
         if problems:
@@ -40,7 +41,12 @@ class Tables(Source):
             raise UserError.one("source", f"{folder} has label {most}; allowed: 0 to {len(self.classes) - 1}")
         self.labels = {split: stored.labels_N for split, stored in self._stored.items()}
         marks = {split: stored.fingerprint for split, stored in self._stored.items()}
-        self.identity = {"kind": "parquet", "name": folder.name, "files": marks}
+        name = folder.place.rpartition("/")[2] if isinstance(folder, RemoteFolder) else folder.name
+        self.identity = {"kind": "parquet", "name": name, "files": marks}
 
     def read(self, split: str, start: int, stop: int) -> Piece:
         return self._stored[split].encoded(np.arange(start, stop))
+
+
+def _files(folder: Path | RemoteFolder, name: str) -> list[Path] | list[RemoteFile]:
+    return remote_split_files(folder, name) if isinstance(folder, RemoteFolder) else split_files(folder, name)
