@@ -24,8 +24,8 @@ AT_ONCE = 256
 SHOWN = 20
 """Damaged rows and duplicates that are named; all are counted."""
 
-TILE = 64
-"""Side of an image on the contact sheet where sizes differ."""
+TILE, LARGE = 64, 256
+"""Side of an image on the contact sheet where sizes differ or images are larger than this."""
 
 Tick = Callable[[int], None]
 
@@ -48,8 +48,9 @@ class Census:
             sizes: Counter[str] = Counter()
             damaged: list[Problem] = []
             hashes[split] = np.zeros(len(labels), np.uint64)
-            for start in range(0, len(labels), AT_ONCE):
-                stop = min(start + AT_ONCE, len(labels))
+            step = AT_ONCE if self.source.pixels is not None else AT_ONCE // 16  # photographs are large
+            for start in range(0, len(labels), step):
+                stop = min(start + step, len(labels))
                 for row, image in self._images(split, start, stop, damaged):
                     sizes[" x ".join(map(str, image.shape[1:]))] += 1
                     hashes[split][row] = _hash(image)
@@ -88,7 +89,8 @@ class Census:
     def _keep(self, label: int, image: np.ndarray) -> None:
         tiles = self.tiles.setdefault(label, [])
         if len(tiles) < COLUMNS and label < MOST_ROWS:
-            tiles.append(torch.from_numpy(np.array(image)))
+            tile = torch.from_numpy(np.array(image))
+            tiles.append(tile if max(tile.shape[1:]) <= LARGE else _brought(tile, len(tile)))
 
     def _shared(self, hashes: dict[str, np.ndarray]) -> dict[str, Any]:
         """Images that are in both splits, pixel by pixel: what a model may have seen of the test images."""

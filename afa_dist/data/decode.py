@@ -156,18 +156,14 @@ def each_image(
         raise UserError(_by_file(unreadable))
 
 
-def read_all(sources: Sequence[Encoded], image_size: int = 0, *, colour: bool = False) -> list[np.ndarray]:
+def read_all(sources: Sequence[Encoded], *, colour: bool = False) -> list[np.ndarray]:
     """Decode images of any sizes, each to uint8 (C, H, W) as `read_pixels` does, in as many threads as torch computes with.
 
     Raises:
         UserError: images that do not decode, each with its file.
     """
-
-    def pixels(image: Image.Image) -> np.ndarray:
-        return pixels_of(to_square(image, image_size) if image_size else image)
-
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = list(pool.map(lambda source: _used(source, pixels, colour), sources))
+        found = list(pool.map(lambda source: _used(source, pixels_of, colour), sources))
     if problems := [one for one in found if isinstance(one, Problem)]:
         raise UserError(_by_file(problems)[:MISTAKES])
     return [one for one in found if isinstance(one, np.ndarray)]
@@ -191,8 +187,15 @@ def read_pixels(data: bytes | Path, image_size: int = 0, *, colour: bool = False
 def open_image(data: bytes | Path, *, colour: bool = False) -> Image.Image:
     """Decode one image as `read_pixels` does, to an image of mode L or RGB."""
     with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+        opened.load()
         image: Image.Image = _eight_bits(opened)
-        return image.convert("L" if image.mode in ("1", "L", "LA") and not colour else "RGB")
+    mode = "L" if image.mode in ("1", "L", "LA") and not colour else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def size_of(image: Image.Image) -> tuple[int, int, int]:
+    """C, H, W of an image of mode L or RGB."""
+    return (1 if image.mode == "L" else 3, image.height, image.width)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from PIL import Image
 
 from afa_dist.config.preparing import PrepareRun
-from afa_dist.data.decode import Encoded, read_all
+from afa_dist.data.decode import Encoded, each_image, size_of, unnoticed
 from afa_dist.data.sources.base import Source
 from afa_dist.errors import Problem, UserError
 
@@ -18,7 +19,8 @@ RAW_SIDE = 96
 """Pixels of the longer side up to which images are stored raw."""
 
 MOST_ROWS, MOST_BYTES, MOST_ENCODED = 10_000, 32 << 20, 1000
-"""Of a file: rows, bytes of raw images, and encoded images; so several are in memory at once."""
+"""Of a file: rows, bytes of images (of encoded ones as those looked at have them), and encoded images; so several files are
+in memory at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +45,28 @@ def layout_of(source: Source, run: PrepareRun) -> Layout:
         return _layout(run, _of_pixels(source.pixels, run))
     count = len(source.labels["train"])
     rows = np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int)).tolist()
-    some = [one for row in rows for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
-    images = read_all(some, run.image_size)
-    channels: int = run.channels or max(len(image) for image in images)
-    sizes = sorted({image.shape[1:] for image in images})
+    shapes: list[tuple[int, int, int]] = []
+    total_bytes = 0
+
+    def note(position: int, shape: tuple[int, int, int]) -> str:
+        shapes.append(shape)
+        return ""
+
+    for row in rows:  # one by one, for they may be large
+        some = [one for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
+        total_bytes += sum(one.size_in_bytes for one in some)
+        with unnoticed():
+            each_image(len(some), some.__getitem__, lambda position, image: _shape(image, run.image_size), note)
+    channels: int = run.channels or max(shape[0] for shape in shapes)
+    sizes = sorted({shape[1:] for shape in shapes})
     small = len(sizes) == 1 and max(sizes[0]) <= RAW_SIDE
     if run.storage == "encoded" or (run.storage == "auto" and not run.image_size and not small):
-        return _layout(run, None, channels)
+        return _layout(run, None, channels, total_bytes // len(shapes))
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for height, width in sizes[:3])
         raise UserError.one("storage", f"raw needs images of one size, these have {shown}, ...; add --image_size")
-    return _layout(run, (channels, *sizes[0]))
+    height, width = sizes[0]
+    return _layout(run, (channels, height, width))
 
 
 def _of_pixels(pixels: tuple[int, int, int], run: PrepareRun) -> tuple[int, int, int]:
@@ -69,8 +82,15 @@ def _of_pixels(pixels: tuple[int, int, int], run: PrepareRun) -> tuple[int, int,
     return pixels
 
 
-def _layout(run: PrepareRun, shape: tuple[int, int, int] | None, channels: int = 0) -> Layout:
-    most = MOST_ENCODED if shape is None else min(MOST_ROWS, max(1, MOST_BYTES // int(np.prod(shape))))
+def _shape(image: Image.Image, image_size: int) -> tuple[int, int, int]:
+    """C, H, W as an image is stored."""
+    channels, height, width = size_of(image)
+    return (channels, image_size, image_size) if image_size else (channels, height, width)
+
+
+def _layout(run: PrepareRun, shape: tuple[int, int, int] | None, channels: int = 0, mean_bytes: int = MOST_BYTES) -> Layout:
+    of_each = mean_bytes if shape is None else int(np.prod(shape))
+    most = min(MOST_ENCODED if shape is None else MOST_ROWS, max(1, MOST_BYTES // max(1, of_each)))
     return Layout(
         form=run.form,
         storage="encoded" if shape is None else "raw",

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from afa_dist.data.parquet import named_failures
 from afa_dist.data.remote import RemoteFile
 
-PORTION = 1000
-"""Rows that are read together."""
+PORTION, PORTION_BYTES = 1000, 32 << 20
+"""Rows that are read together, and of large ones bytes."""
 
 BUFFER_BYTES = 1 << 20
 """Without a limit Arrow reads a whole column of a row group, which may be gigabytes."""
@@ -28,7 +28,8 @@ FAR_BUFFER_BYTES = 8 << 20
 
 @dataclasses.dataclass(frozen=True)
 class RowGroup:
-    """A row group: the number of its first row in the set and in its file, how many it has, and the columns to be read."""
+    """A row group: the number of its first row in the set and in its file, how many it has, the columns to be read, and how
+    many rows are read together."""
 
     path: Path | RemoteFile
     number: int
@@ -36,6 +37,7 @@ class RowGroup:
     first_of_file: int
     rows: int
     columns: tuple[str, ...]
+    portion: int
 
 
 def row_groups(paths: Sequence[Path | RemoteFile], columns: tuple[str, ...]) -> list[RowGroup]:
@@ -48,7 +50,8 @@ def row_groups(paths: Sequence[Path | RemoteFile], columns: tuple[str, ...]) -> 
         for number in range(metadata.num_row_groups):
             rows = metadata.row_group(number).num_rows
             if rows:
-                groups.append(RowGroup(path, number, first, of_file, rows, columns))
+                portion = PORTION_BYTES * rows // max(1, metadata.row_group(number).total_byte_size)
+                groups.append(RowGroup(path, number, first, of_file, rows, columns, min(PORTION, max(1, portion))))
             first, of_file = first + rows, of_file + rows
     return groups
 
@@ -85,14 +88,15 @@ class Portions:
     def tables(self, rows_M: np.ndarray) -> Iterator[tuple[RowGroup, pa.Table]]:
         """Rows of ascending numbers, portion by portion, with the row group that they are of."""
         numbers_M = np.searchsorted(self._firsts, rows_M, side="right") - 1
-        portions_M = (rows_M - self._firsts[numbers_M]) // PORTION
+        sizes_M = np.array([group.portion for group in self.groups], dtype=np.int64)[numbers_M]
+        portions_M = (rows_M - self._firsts[numbers_M]) // sizes_M
         starts = np.flatnonzero((np.diff(numbers_M, prepend=-1) != 0) | (np.diff(portions_M, prepend=-1) != 0))
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows_M)], strict=True):
             group, portion = self.groups[int(numbers_M[start])], int(portions_M[start])
-            yield group, self._portion(group, portion).take(rows_M[start:stop] - group.first - portion * PORTION)
+            yield group, self._portion(group, portion).take(rows_M[start:stop] - group.first - portion * group.portion)
 
     def _portion(self, group: RowGroup, number: int) -> pa.Table:
-        """Rows number * PORTION to (number + 1) * PORTION - 1 of a group."""
+        """Rows number * portion to (number + 1) * portion - 1 of a group."""
         if self._last is not None and self._last[:2] == (group, number):
             return self._last[2]
         with named_failures(group.path):
@@ -103,7 +107,7 @@ class Portions:
             for _ in range(read, number + 1):
                 batch = next(self._stream[1])
         table = pa.Table.from_batches([batch])
-        assert len(table) == min(PORTION, group.rows - number * PORTION), f"{group.path} gave {len(table)} rows"
+        assert len(table) == min(group.portion, group.rows - number * group.portion), f"{group.path} gave {len(table)} rows"
         self._last = (group, number, table)
         return table
 
@@ -111,5 +115,5 @@ class Portions:
         """Read a group from its first row on."""
         if self._file is None or self._file[0] != group.path:
             self._file = (group.path, opened(group.path))
-        batches = self._file[1].iter_batches(PORTION, row_groups=[group.number], columns=list(group.columns))
+        batches = self._file[1].iter_batches(group.portion, row_groups=[group.number], columns=list(group.columns))
         self._stream, self._last = (group, iter(batches)), None

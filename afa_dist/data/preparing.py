@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 
-from afa_dist.data.decode import Encoded, decode_images, read_all, unnoticed
+from afa_dist.data.decode import Encoded, decode_images, each_image, unnoticed
 from afa_dist.data.layout import Layout
 from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.shard import write_encoded, write_raw
 from afa_dist.data.sources.base import Piece, Source
 from afa_dist.data.writing import IMAGE, png, write_rows
-from afa_dist.errors import UserError
 from afa_dist.files import sha256, write_json
 
 ROWS = pa.schema([("image", IMAGE), ("label", pa.int64())])
@@ -101,13 +101,22 @@ class Preparer:
     def _write_encoded(self, path: Path, images: Sequence[Encoded], labels: np.ndarray) -> dict[str, Any]:
         """As they are; that they decode is seen now, rather than in the middle of training."""
         whole = [dataclasses.replace(image, data=image.content) for image in images]
-        counts, sizes = np.zeros((self.layout.channels, 256), np.int64), set()
-        for start in range(0, len(whole), AT_ONCE):
-            for image, source in zip(self._decoded(whole[start : start + AT_ONCE]), whole[start:], strict=False):
-                if len(image) > self.layout.channels:
-                    raise UserError([source.problem("is in colour, those looked at first are grey; add --channels 3")])
-                counts += histogram(image[None])
-                sizes.add(image.shape[1:])
+        channels, sizes = self.layout.channels, set()
+        counts = np.zeros((channels, 256), np.int64)
+
+        def use(position: int, image: Image.Image) -> tuple[np.ndarray, tuple[int, ...]]:
+            # Of photographs not many are to be in memory at once, and no copies.
+            return np.array(image.histogram(), np.int64).reshape(-1, 256), (image.height, image.width)
+
+        def then(position: int, found: tuple[np.ndarray, tuple[int, ...]]) -> str:
+            if len(found[0]) > channels:
+                return "is in colour, those looked at first are grey; add --channels 3"
+            counts[:] += found[0]
+            sizes.add(found[1])
+            return ""
+
+        with unnoticed():
+            each_image(len(whole), whole.__getitem__, use, then, colour=channels == 3)
         content = [image.content for image in whole]
         if self.layout.form == "arrow":
             write_encoded(path, content, labels)
@@ -115,17 +124,10 @@ class Preparer:
             self._write_rows(path, content, labels, 0)
         return {"histogram": counts.tolist(), "size": list(sizes.pop()) if len(sizes) == 1 else None}
 
-    def _decoded(self, images: Sequence[Encoded]) -> list[np.ndarray]:
-        return read_all(images, colour=self.layout.channels == 3)
-
     def _write_rows(self, path: Path, images: Sequence[bytes], labels: np.ndarray, start: int) -> None:
         rows = [{"bytes": image, "path": None} for image in images]
         table = pa.table([pa.array(rows, IMAGE), pa.array(labels, pa.int64())], schema=ROWS)
         write_rows(path, table, self.classes)
-
-
-AT_ONCE = 64
-"""Large images that are decoded in memory together."""
 
 
 KEPT = "kept"
@@ -149,13 +151,21 @@ def done_before(folder: Path, share: Share) -> dict[str, Any] | None:
     return record if whole else None
 
 
+COUNTED = 1 << 18
+"""Pixels that are counted at once: bincount takes eight bytes for each."""
+
+
 def histogram(images_NCHW: np.ndarray) -> np.ndarray:
     """How often each value of a pixel occurs in each channel, int64 (C, 256)."""
     counts = np.zeros((images_NCHW.shape[1], 256), np.int64)
-    for start in range(0, len(images_NCHW), 256):
-        part = images_NCHW[start : start + 256]
-        for channel in range(len(counts)):
-            counts[channel] += np.bincount(part[:, channel].reshape(-1), minlength=256)
+    count, _, height, width = images_NCHW.shape
+    images = max(1, COUNTED // (height * width))
+    rows = max(1, COUNTED // width)
+    for start in range(0, count, images):
+        for top in range(0, height, rows):
+            part = images_NCHW[start : start + images, :, top : top + rows]
+            for channel in range(len(counts)):
+                counts[channel] += np.bincount(part[:, channel].reshape(-1), minlength=256)
     return counts
 
 

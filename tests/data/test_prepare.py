@@ -19,6 +19,7 @@ from afa_dist.cli.preparing import check, main, with_flags
 from afa_dist.config import DataConfig
 from afa_dist.data import layout
 from afa_dist.data.catalogue import load_splits
+from afa_dist.data.preparing import histogram
 from afa_dist.errors import UserError
 from afa_dist.runtime.prepare import prepare
 from tests.data.preparing import HERE, prepared, run_of
@@ -317,3 +318,10 @@ def test_workers_of_ray_write_the_same_bytes(tmp_path, ray_cluster):
         with session(scaling_of(run)) as placement:
             assert placement.workers == 2
             assert prepare(check(run), placement, lambda progress: None) == here
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5, 7), (70, 1, 64, 64), (1, 3, 600, 500)])
+def test_histograms_count_every_pixel_once(shape):
+    images = pixels_of(shape[0], shape[1:], 0)
+    want = np.array([[(images[:, channel] == value).sum() for value in range(256)] for channel in range(shape[1])])
+    assert np.array_equal(histogram(images), want)
