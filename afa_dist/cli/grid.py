@@ -61,7 +61,7 @@ def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: Abl
     """The grid of a recipe: seeds in turns, so that early results cover all variants.
 
     What `config.only` and `config.seeds` leave out is not run; finished runs of it still count, so that a grid run in
-    pieces has one record.
+    pieces has one record. What the recipe itself leaves out by `only` is no part of its grid.
 
     Raises:
         UserError: options that are wrong, under the name of their variant; variants that are not measured alike.
@@ -71,9 +71,12 @@ def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: Abl
     )
     problems = [unknown_option(key, known) for key in recipe if key not in known]
     variants = variants_of({key: value for key, value in recipe.items() if key in known})
+    own = recipe.get("ablation") or {}
+    chosen = {*(own.get("only") or ()), *config.only} if own.get("only") else ()
     name = str(overrides.get("name", recipe.get("name", "ablation")))
     if option_problems := [*_option_problems(variants, overrides, config)]:
         raise UserError([*problems, *option_problems])
+    variants = [variant for variant in variants if not chosen or variant.name in chosen]
     runs_dir = str(overrides.get("runs_dir", recipe.get("runs_dir", "runs")))
     if is_address(runs_dir):
         what = f"{runs_dir} is no folder, which the runs of a comparison need; copy them elsewhere by checkpoint.mirror"
