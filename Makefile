@@ -4,7 +4,7 @@
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
 # make slurm-up, slurm-down    start and stop a private Slurm of two nodes, to try things on (needs root)
-# make bench   all benchmarks, one after the other: about two hours on 2 idle cores; records under results/
+# make bench   all benchmarks, one after the other: about two and a half hours on 2 idle cores; records under results/
 # Everything is installed into .venv (about 6 GB: torch brings its GPU libraries along).
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ test-robustbench: $(ROBUSTBENCH)/.made
 	$(ROBUSTBENCH)/bin/python -m pytest tests/robustbench
 
 bench: $(VENV)/.test
-	for name in loss traffic startup step scaling threads autoattack tune; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in loss traffic startup step scaling threads autoattack tune data preparing; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
