@@ -1,5 +1,5 @@
 # make demo    train, attack and compare on scikit-learn's digits, in minutes
-# make test    all tests: those that need no cluster two at a time, then those of Ray beside those of Slurm
+# make test    all tests: those that need no cluster two at a time, then the others
 # make test-robustbench    RobustBench's own code on an exported model, in an environment of its own (.venv-robustbench)
 # make lint    formatting and lint, as CI checks them; make format mends what can be mended
 # make types   the type checker
@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m "not ray and not slurm"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "ray or slurm"
+	$(BIN)/python -m pytest -m "ray or slurm"
 
 slurm-up: $(VENV)/.test
 	$(BIN)/python -m tests.slurm.private up

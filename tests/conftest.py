@@ -25,15 +25,6 @@ from afa_dist.runtime.cluster import private_folder, session
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """With `-n 2 --dist loadgroup`, tests of Ray and of Slurm each run in one process, which has the cluster."""
-    for item in items:
-        for group in ("slurm", "ray"):
-            if item.get_closest_marker(group):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
