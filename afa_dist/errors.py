@@ -31,11 +31,15 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple[type[UserError], tuple[tuple[Problem, ...]]]:
         # An exception is rebuilt from its arguments when it crosses a process border.
-        return (UserError, (self.problems,))
+        return (type(self), (self.problems,))
 
     @classmethod
     def one(cls, where: str, what: str) -> UserError:
         return cls([Problem(where, what)])
+
+
+class UnreachableError(UserError):
+    """Data cannot be reached now, or not be copied here; which says nothing of what they are."""
 
 
 @contextlib.contextmanager
@@ -55,7 +59,7 @@ def named_by(option: str) -> Iterator[None]:
         yield
     except UserError as error:
         found = [Problem(option if p.where.startswith("data.") else p.where, p.what) for p in error.problems]
-        raise UserError(found) from error
+        raise type(error)(found) from error
 
 
 class TrainingError(RuntimeError):

@@ -71,8 +71,9 @@ def grid_of(recipe: Mapping[str, Any], overrides: Mapping[str, Any], config: Abl
     )
     problems = [unknown_option(key, known) for key in recipe if key not in known]
     variants = variants_of({key: value for key, value in recipe.items() if key in known})
-    own = recipe.get("ablation") or {}
-    chosen = {*(own.get("only") or ()), *config.only} if own.get("only") else ()
+    own = (recipe.get("ablation") or {}).get("only") or ()
+    own = own.replace(",", " ").split() if isinstance(own, str) else own
+    chosen = {*own, *config.only} if own else ()
     name = str(overrides.get("name", recipe.get("name", "ablation")))
     if option_problems := [*_option_problems(variants, overrides, config)]:
         raise UserError([*problems, *option_problems])

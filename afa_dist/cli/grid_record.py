@@ -79,5 +79,5 @@ def _told_apart(config: dict[str, Any]) -> dict[str, Any]:
     left_out = ("name", "runs_dir", "seed", "scaling", "checkpoint", "tracking", "init")
     kept = {key: value for key, value in config.items() if key not in left_out}
     kept["precision"] = config["scaling"]["precision"]
-    kept["data"] = {key: value for key, value in kept["data"].items() if key != "path"}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key not in ("path", "cache", "cache_gib")}
     return kept

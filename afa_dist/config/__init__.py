@@ -4,6 +4,7 @@ from afa_dist.config.ablation import AblationConfig, AblationRun
 from afa_dist.config.analyse import AnalyseRun
 from afa_dist.config.attack import ClassifierAttackConfig, ContrastiveAttackConfig, ThreatConfig, TrainAttackConfig
 from afa_dist.config.base import BaseRun
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.diffusion import DiffusionRun, EdmConfig, UNetConfig
 from afa_dist.config.exporting import ExportRun
 from afa_dist.config.fields import PixelDistance, Section, section, setting
@@ -22,7 +23,6 @@ from afa_dist.config.scaling import ScalingConfig
 from afa_dist.config.sections import (
     AdamConfig,
     CheckpointConfig,
-    DataConfig,
     HeldOutConfig,
     ModelConfig,
     OptimiserConfig,

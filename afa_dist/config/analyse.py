@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from afa_dist.address import fault_of
 from afa_dist.config.attack import ThreatConfig
 from afa_dist.config.base import BaseRun
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.fields import section, setting
-from afa_dist.config.sections import DataConfig
 from afa_dist.errors import Problem
 
 PARTS = ("features", "lipschitz", "corruptions", "saliency", "curve", "calibration", "embedding")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TypeVar
 
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.runs import PipelineRun
-from afa_dist.config.sections import DataConfig
 from afa_dist.config.training import FinetuneRun, PretrainRun, RobustRun
 
 R = TypeVar("R", bound=RobustRun)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from afa_dist.address import fault_of, is_address
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.fields import section, setting
 from afa_dist.config.runs import ShardedRun
-from afa_dist.config.sections import DataConfig
 from afa_dist.errors import Problem
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.fields import Section, section, setting
-from afa_dist.config.sections import DataConfig
 from afa_dist.errors import Problem
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from afa_dist.address import fault_of, without_options
+from afa_dist.address import fault_of
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 
@@ -43,7 +43,7 @@ class LookRun(Section):
         if not self.source and self.kind != "digits":
             yield Problem("source", "missing; write prepare_data.py inspect PATH")
         if fault := fault_of(self.source):
-            yield Problem("source", f"{without_options(self.source)} {fault}")
+            yield Problem("source", fault)
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -84,7 +84,7 @@ class PrepareRun(Section):
             if not getattr(self, name) and not (name == "source" and self.kind == "digits"):
                 yield Problem(name, "missing; write prepare_data.py SOURCE DEST")
         if fault := fault_of(self.source):
-            yield Problem("source", f"{without_options(self.source)} {fault}")
+            yield Problem("source", fault)
         suffix = Path(self.source).suffix.lower()
         if suffix in PICKLES:
             yield Problem("source", f"{self.source}: a pickle executes code when it is opened; save it as .npz")

@@ -11,8 +11,8 @@ from afa_dist.address import fault_of
 from afa_dist.config.attack import ThreatConfig
 from afa_dist.config.attack_names import FAST, VALID_ATTACKS, meant, parse_attack, single_attacks
 from afa_dist.config.base import BaseRun
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.fields import section, setting
-from afa_dist.config.sections import DataConfig
 from afa_dist.config.training import FinetuneRun, PretrainRun
 from afa_dist.errors import Problem
 

@@ -16,6 +16,7 @@ from afa_dist.config.attack import (
     TrainAttackConfig,
 )
 from afa_dist.config.base import BaseRun
+from afa_dist.config.data_section import DataConfig
 from afa_dist.config.fields import section, setting
 from afa_dist.config.method import (
     AverageConfig,
@@ -28,7 +29,6 @@ from afa_dist.config.method import (
 from afa_dist.config.scaling import batch_problems
 from afa_dist.config.sections import (
     CheckpointConfig,
-    DataConfig,
     HeldOutConfig,
     ModelConfig,
     OptimiserConfig,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -12,16 +14,37 @@ T = TypeVar("T")
 class Ahead(Generic[T]):
     """`fetch(step)`, made by a thread before it is asked for if the last call was for the step before.
 
-    Any step may be asked for at any time; the result is that of `fetch`, and so are its exceptions.
+    Any step may be asked for at any time; the result is that of `fetch`, and so are its exceptions. A process that ends
+    does not wait for what is being fetched, which may be hours of a download.
     """
 
     def __init__(self, fetch: Callable[[int], T]) -> None:
         self._fetch = fetch
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="afa-dist-ahead")
+        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # The thread knows the queue alone, so that whoever fetches ahead can be forgotten.
+        threading.Thread(target=_serve, args=(self._work,), name="afa-dist-ahead", daemon=True).start()
         self._next: tuple[int, Future[T]] | None = None
 
     def __call__(self, step: int) -> T:
         ready, self._next = self._next, None
-        now = ready[1] if ready is not None and ready[0] == step else self._thread.submit(self._fetch, step)
-        self._next = step + 1, self._thread.submit(self._fetch, step + 1)
+        now = ready[1] if ready is not None and ready[0] == step else self._submit(step)
+        self._next = step + 1, self._submit(step + 1)
         return now.result()
+
+    def _submit(self, step: int) -> Future[T]:
+        future: Future[T] = Future()
+        self._work.put((future, self._fetch, step))
+        return future
+
+    def __del__(self) -> None:
+        self._work.put(None)
+
+
+def _serve(work: queue.SimpleQueue[Any]) -> None:
+    while (item := work.get()) is not None:
+        future, fetch, step = item
+        try:
+            future.set_result(fetch(step))
+        except BaseException as error:  # it is raised where the result is asked for
+            future.set_exception(error)
+        del item, future, fetch

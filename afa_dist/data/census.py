@@ -17,7 +17,7 @@ from afa_dist.data.decode import read_all, read_pixels
 from afa_dist.data.sheet import COLUMNS, MOST_ROWS
 from afa_dist.data.sources.base import Source
 from afa_dist.data.writing import png
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UnreachableError, UserError
 
 AT_ONCE = 256
 
@@ -75,6 +75,8 @@ class Census:
         """Rows and pixels (C, H, W) of those that can be read."""
         try:
             return list(zip(range(start, stop), self._read(split, start, stop), strict=True))
+        except UnreachableError:
+            raise
         except UserError as error:
             if stop - start == 1 or self.source.in_order:
                 damaged += error.problems

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from afa_dist.address import is_address, without_options
 from afa_dist.config import DataConfig
-from afa_dist.config.sections import RESIZED
+from afa_dist.config.data_section import RESIZED
 from afa_dist.data.image_set import ImageSet
 from afa_dist.data.parquet import load_parquet, named_failures, split_files
 from afa_dist.data.prepared import load_prepared

@@ -86,7 +86,7 @@ class PerImage:
 
         def use(place: int, image: Image.Image) -> None:
             for view_MCHW, name in zip(found, keys, strict=True):
-                generator = torch.Generator().manual_seed(derive_seed(name, *key(place)))
+                generator = torch.Generator().manual_seed(derive_seed("each", name, *key(place)))
                 view_MCHW[place] = pixels_of(self(image, height, width, generator))
 
         if isinstance(images, MappedImages) and images.is_encoded:

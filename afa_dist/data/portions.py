@@ -99,17 +99,25 @@ class Portions:
         """Rows number * portion to (number + 1) * portion - 1 of a group."""
         if self._last is not None and self._last[:2] == (group, number):
             return self._last[2]
-        with named_failures(group.path):
-            if self._last is None or self._stream is None or self._last[0] != group or self._last[1] >= number:
-                self._begin(group)
-            assert self._stream is not None
-            read = self._last[1] + 1 if self._last is not None else 0
-            for _ in range(read, number + 1):
-                batch = next(self._stream[1])
+        try:
+            with named_failures(group.path):
+                batch = self._read(group, number)
+        except BaseException:  # where the file stands now is not known
+            self._file, self._stream, self._last = None, None, None
+            raise
         table = pa.Table.from_batches([batch])
         assert len(table) == min(group.portion, group.rows - number * group.portion), f"{group.path} gave {len(table)} rows"
         self._last = (group, number, table)
         return table
+
+    def _read(self, group: RowGroup, number: int) -> pa.RecordBatch:
+        if self._last is None or self._stream is None or self._last[0] != group or self._last[1] >= number:
+            self._begin(group)
+        assert self._stream is not None
+        read = self._last[1] + 1 if self._last is not None else 0
+        for _ in range(read, number + 1):
+            batch = next(self._stream[1])
+        return batch
 
     def _begin(self, group: RowGroup) -> None:
         """Read a group from its first row on."""

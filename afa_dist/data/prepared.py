@@ -106,10 +106,12 @@ def read_record(place: SetPlace) -> SetRecord:
         UserError: there is none, or it is damaged.
     """
     try:
-        return SetRecord.of_mapping(json.loads(place.record()))
+        found = place.record()
     except OSError as error:
         what = f"{place.name} holds no {RECORD}, so it is no prepared set; make one with prepare_data.py SOURCE DEST"
         raise UserError.one("data.path", what) from error
+    try:
+        return SetRecord.of_mapping(json.loads(found))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError.one(
             f"{place.name}/{RECORD}", f"is no record of a prepared set ({error}); prepare the set again"
@@ -132,7 +134,7 @@ def load_prepared(config: DataConfig, split: str, limit: int = 0) -> ImageSet:
     if split not in record.splits:
         raise UserError.one("data.path", f"{folder} has no {split} images; it has {', '.join(record.splits) or 'none'}")
     part = record.splits[split]
-    problems = list(file_problems(place, record))
+    problems = [*file_problems(place, record), *place.room_problems([*part.files, part.labels])]
     size = _size(record, config.image_size)
     if size is None:
         problems.append(
@@ -188,9 +190,11 @@ def labels_of(place: SetPlace, part: SplitRecord) -> np.ndarray:
     find = place.whereabouts([part.labels])
     path = find(part.labels)
     try:
-        if sha256(path) != part.labels.sha256 and find.forget(part.labels):
+        whole = _is_whole(path, part.labels)
+        if not whole and find.forget(part.labels):
             path = find(part.labels)
-        if sha256(path) != part.labels.sha256:
+            whole = _is_whole(path, part.labels)
+        if not whole:
             raise UserError.one("data.path", f"{path} is not what was written; copy or prepare it again")
         with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
             labels: np.ndarray = reader.read_all()["label"].to_numpy()
@@ -199,6 +203,14 @@ def labels_of(place: SetPlace, part: SplitRecord) -> np.ndarray:
     if len(labels) != part.images or labels.dtype.kind not in "iu" or not _in_range(labels, len(part.per_class)):
         raise UserError.one("data.path", f"{path} does not fit its {RECORD}; prepare it again")
     return labels
+
+
+def _is_whole(path: Path, file: ShardFile) -> bool:
+    """Whether a file is what was written; another process may be having a damaged one again."""
+    try:
+        return sha256(path) == file.sha256
+    except FileNotFoundError:
+        return False
 
 
 def _in_range(labels_N: np.ndarray, classes: int) -> bool:

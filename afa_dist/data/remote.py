@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from afa_dist.address import below, without_options
 from afa_dist.distributed import beat
-from afa_dist.errors import UserError
+from afa_dist.errors import UnreachableError, UserError
 
 T = TypeVar("T")
 
@@ -32,6 +32,12 @@ PATIENCE, FIRST_PATIENCE = 300.0, 15.0
 by themselves before they say so, some for 25 s."""
 
 LONGEST_PAUSE = 15.0
+
+_ANSWERED: set[str] = set()
+"""Servers that have answered this process."""
+
+WRONG = (UserError, pa.ArrowInvalid, ImportError, TypeError, AttributeError, NotImplementedError, AssertionError)
+"""What was asked for is wrong, or the program is."""
 
 HOPELESS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE_DOES_NOT_MATCH")
 """Answers that trying again does not change, in pyarrow's words."""
@@ -47,13 +53,21 @@ class RemoteFolder:
     def __init__(self, address: str, option: str) -> None:
         self.address, self.option = address, option
         self.place = without_options(address).rstrip("/")
-        self._answered = False
         self.give_up = threading.Event()
         """Set by whoever does not want to wait any more: what is being tried fails now."""
         try:
             self.filesystem, self.root = self._tried("", lambda: fs.FileSystem.from_uri(address), answers=False)
         except (ValueError, pa.ArrowException, ImportError) as error:
             raise UserError.one(option, f"{self.place} is no address that can be read here ({_words(error)})") from error
+
+    def __str__(self) -> str:
+        return self.place
+
+    @property
+    def _server(self) -> str:
+        """Scheme and bucket or host, with options."""
+        scheme, _, rest = self.address.partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}?{self.address.partition('?')[2]}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFolder, (self.address, self.option)
@@ -92,6 +106,8 @@ class RemoteFolder:
         digest = hashlib.sha256()
         with SteadyFile(self, name) as source, target.open("wb") as file:
             while part := source.read(CHUNK_BYTES):
+                if self.give_up.is_set():
+                    raise UnreachableError.one(self.option, f"{self.place}/{name}: given up")
                 file.write(part)
                 digest.update(part)
                 tick(len(part))
@@ -103,23 +119,25 @@ class RemoteFolder:
         while True:
             try:
                 found = work()
-                self._answered = self._answered or answers
+                if answers:
+                    _ANSWERED.add(self._server)
                 return found
             except FileNotFoundError:
-                self._answered = True
+                _ANSWERED.add(self._server)
                 raise
-            except pa.ArrowInvalid:  # what was asked for is wrong
+            except WRONG:
                 raise
-            except (OSError, pa.ArrowException) as error:
+            except Exception as error:  # a file system that is written in Python raises whatever its client does
                 where = f"{self.place}/{name}".rstrip("/")
                 words = _words(error)
                 if any(word in str(error) for word in HOPELESS) or isinstance(error, PermissionError):
-                    raise UserError.one(self.option, f"{where} may not be read, or is not there: {words}") from error
-                patience = PATIENCE if self._answered else FIRST_PATIENCE
+                    what = f"{where} may not be read, or is not there: {words}"
+                    raise UnreachableError.one(self.option, what) from error
+                patience = PATIENCE if self._server in _ANSWERED else FIRST_PATIENCE
                 if self.give_up.is_set() or time.monotonic() + pause > began + patience:
                     what = f"{where} does not answer (tried for {time.monotonic() - began:.0f} s): {words}"
                     hint = "start again when it does: what is here stays"
-                    raise UserError.one(self.option, f"{what}; {hint}") from error
+                    raise UnreachableError.one(self.option, f"{what}; {hint}") from error
                 print(f"{where} does not answer ({words}); trying again in {pause:.1f} s", file=sys.stderr, flush=True)
                 beat()
                 self.give_up.wait(pause)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afa_dist.address import is_address
 from afa_dist.config import DataConfig
 from afa_dist.data.cache import CachedSet, InCache
+from afa_dist.data.cache_room import Cache, gib
 from afa_dist.data.open_shards import ShardFile, Whereabouts
 from afa_dist.data.remote import RemoteFolder
-from afa_dist.errors import UserError
+from afa_dist.errors import Problem, UserError
 
 RECORD = "dataset.json"
 
@@ -39,6 +40,10 @@ class SetPlace(ABC):
     @abstractmethod
     def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
         """Finds `files` on this machine; those of an address are brought here when the first one is asked for."""
+
+    def room_problems(self, files: Sequence[ShardFile]) -> Iterator[Problem]:
+        """Whether there can be no room for copies of `files`, should they be needed."""
+        yield from ()
 
 
 class Folder(SetPlace):
@@ -73,9 +78,9 @@ class InFolder:
 class Address(SetPlace):
     """A folder of an object store and the like; see `CachedSet`."""
 
-    def __init__(self, address: str, cache: Path, most_bytes: int, option: str) -> None:
+    def __init__(self, address: str, cache: Cache, option: str) -> None:
         self._remote = RemoteFolder(address, option)
-        self._cache, self._most_bytes, self.name = cache, most_bytes, self._remote.place
+        self._cache, self.name = cache, self._remote.place
         self._identity = ""
 
     def record(self) -> bytes:
@@ -86,9 +91,15 @@ class Address(SetPlace):
     def sizes(self) -> dict[str, int]:
         return self._remote.sizes()
 
+    def room_problems(self, files: Sequence[ShardFile]) -> Iterator[Problem]:
+        needed, most = sum(file.bytes for file in files), self._cache.most_bytes
+        if needed > most:
+            hint = "allow more, or copy the set to a disk and give its folder"
+            yield Problem("data.cache_gib", f"{gib(most)} is too little: {self.name} needs {gib(needed)}; {hint}")
+
     def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
         assert self._identity, "the record has not been read"
-        return InCache(CachedSet(self._remote, self._cache, self._identity, self._most_bytes), files)
+        return InCache(CachedSet(self._remote, self._cache, self._identity), files)
 
 
 def place_of(path: str, config: DataConfig) -> SetPlace:
@@ -99,7 +110,7 @@ def place_of(path: str, config: DataConfig) -> SetPlace:
     """
     if is_address(path):
         cache = Path(config.cache).expanduser() if config.cache else default_cache()
-        return Address(path, cache, round(config.cache_gib * 2**30), "data.path")
+        return Address(path, Cache(cache, round(config.cache_gib * 2**30)), "data.path")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError.one("data.path", f"{folder} is not a folder that can be read; data.name {config.name} needs one")

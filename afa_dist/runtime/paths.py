@@ -14,7 +14,7 @@ R = TypeVar("R", bound=TrainingRun | EvaluateRun)
 
 def absolute(run: R) -> R:
     """`run` with the paths of data and of what it starts from made absolute."""
-    places = {name: getattr(run.data, name) for name in ("path", "generated")}
+    places = {name: getattr(run.data, name) for name in ("path", "generated", "cache")}
     found: dict[str, Any] = {
         name: str(Path(place).expanduser().resolve())
         for name, place in places.items()

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from afa_dist.config import DataConfig
+from afa_dist.config.fields import to_mapping
 from afa_dist.data.augment import Augmentation
 from afa_dist.data.decode import open_image, to_square
 from afa_dist.data.image_set import ImageSet
@@ -115,7 +116,7 @@ def test_windows_are_cut_from_whole_images_and_two_sets_are_one_where_nothing_is
     got = what.views(encoded.images_NCHW, rows, ["a"], lambda place: (place,))[0]
     for place, row in enumerate(rows.tolist()):
         image = open_image(photographs(50)[row])
-        want = what(image, 32, 32, torch.Generator().manual_seed(derive_seed("a", place)))
+        want = what(image, 32, 32, torch.Generator().manual_seed(derive_seed("each", "a", place)))
         assert np.array_equal(got[place].numpy(), np.asarray(want).transpose(2, 0, 1))
         assert min(to_square(image, 32).size) == 32 and max(image.size) > 32
     colours = PerImage(0, (0.4,))
@@ -131,3 +132,18 @@ def test_nothing_is_asked_for_unless_it_is_and_mistakes_are_named():
     with pytest.raises(UserError) as caught:
         DataConfig(crop_padding=4, resized_crop=0.1, color_jitter=(0.1, 0.1, 0.1, 0.6))
     assert [problem.where for problem in caught.value.problems] == ["crop_padding", "color_jitter"]
+    with pytest.raises(UserError, match="randaugment_ops: is for auto_augment randaugment"):
+        DataConfig(randaugment_ops=3)
+    recorded = to_mapping(DataConfig(color_jitter=(0.1, 0.1, 0.1, 0.1)))
+    assert isinstance(recorded["color_jitter"], list) and to_mapping(DataConfig(**recorded)) == recorded
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_change_nothing(folder, threads):
+    encoded = load_prepared(config_of(folder), "train")
+    want = loader(encoded, **ALL).batch(2).images_BCHW
+    torch.set_num_threads(threads)
+    for data in (encoded, dataclasses.replace(encoded, images_NCHW=encoded.in_memory()[0])):
+        again = loader(data, **{**ALL, "resized_crop": 0.0}).batch(2).images_BCHW
+        assert again.shape == want.shape
+    assert torch.equal(loader(encoded, **ALL).batch(2).images_BCHW, want)

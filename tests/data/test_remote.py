@@ -1,5 +1,6 @@
 """Sets at addresses: read as those on a disk, whatever the server does, and never half of a file."""
 
+import copy
 import json
 import shutil
 import signal
@@ -13,10 +14,13 @@ import pytest
 import torch
 
 from afa_dist.config import DataConfig
-from afa_dist.data import cache, remote
+from afa_dist.config.preparing import LookRun
+from afa_dist.data import cache_room, remote
 from afa_dist.data.catalogue import load_splits
+from afa_dist.data.census import Census
 from afa_dist.data.prepared import load_prepared
-from afa_dist.errors import UserError
+from afa_dist.data.sources.find import open_source
+from afa_dist.errors import UnreachableError, UserError
 from afa_dist.files import sha256
 from tests.faulty_proxy import FaultyProxy
 from tests.object_store import KEYS, ObjectStore
@@ -148,6 +152,42 @@ def test_a_damaged_copy_is_had_again(store, folder, tmp_path, damage):
     assert_whole(tmp_path, folder)
 
 
+def test_copies_that_vanish_are_had_again_and_those_held_elsewhere_stay(store, folder, tmp_path):
+    found = load_prepared(config_of(store.address("set"), tmp_path), "train")
+    want = load_prepared(DataConfig(name="prepared", path=str(folder)), "train").in_memory()[0]
+    assert torch.equal(found.in_memory()[0], want)
+    again = copy.deepcopy(found)
+    shutil.rmtree(tmp_path / "cache")
+    assert torch.equal(again.in_memory()[0], want)  # whoever has it open does not even notice
+    assert_whole(tmp_path, folder)
+    assert len(copies(tmp_path)) == FILES - 5  # one with labels, and those of the test images, are not asked for
+    place = next((tmp_path / "cache").glob("set-*"))
+    assert cache_room._is_used(place)
+
+
+def test_processes_repair_a_damaged_file_together(store, folder, tmp_path):
+    load_prepared(config_of(store.address("set"), tmp_path), "train").in_memory()
+    for name in ("train-labels.arrow", "train-00004.arrow"):
+        path = copies(tmp_path)[name]
+        content = bytearray(path.read_bytes())
+        content[-300] ^= 1
+        path.write_bytes(content)
+    readers = [reader(store.address("set"), tmp_path) for _ in range(3)]
+    assert len({each.communicate(timeout=120)[0] for each in readers}) == 1
+    assert [each.returncode for each in readers] == [0] * 3
+    assert_whole(tmp_path, folder)
+
+
+def test_a_look_ends_when_the_place_does_not_answer(proxy, store, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE", 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        source = open_source(LookRun(source=proxy.address("set")))
+        proxy.faults = ["hang up"] * 400
+        with pytest.raises(UnreachableError, match="does not answer"):
+            Census(source).take(lambda count: None)
+
+
 READ = """
 import sys, hashlib
 from afa_dist.config import DataConfig
@@ -203,12 +243,13 @@ def test_sets_make_room_unless_they_are_read(store, folder, tmp_path):
     assert there() == ["first"]
     load_prepared(config_of(store.address("second"), tmp_path, **bound), "train").in_memory()
     assert there() == ["second"]
+    with pytest.raises(UserError, match=r"data.cache_gib: .* is too little: s3://bucket/third needs"):
+        load_prepared(config_of(store.address("third"), tmp_path, cache_gib=size / 2**31), "train").in_memory()
+    assert "second" in there()  # nothing goes for a set that does not fit all the same
     held = reader(store.address("second"), tmp_path, "stay")
     held.stdout.readline()
     with pytest.raises(UserError, match=r"is too little: s3://bucket/third needs .* besides .* of sets that are in use"):
         load_prepared(config_of(store.address("third"), tmp_path, **bound), "train").in_memory()
-    with pytest.raises(UserError, match=r"data.cache_gib: .* is too little: s3://bucket/third needs"):
-        load_prepared(config_of(store.address("third"), tmp_path, cache_gib=size / 2**31), "train").in_memory()
     held.communicate("\n", timeout=60)
 
 
@@ -245,13 +286,19 @@ def test_mistakes_are_named_before_anything_starts(store, folder, tmp_path, monk
         return str(caught.value)
 
     assert "s3://bucket/none holds no dataset.json" in mistake(store.address("none"))
-    assert "does not answer" in mistake("s3://bucket/set?endpoint_override=127.0.0.1:1&scheme=http&region=us-east-1")
+    assert mistake("s3://bucket/set?endpoint_override=127.0.0.1:1&scheme=http&region=us-east-1").startswith(
+        "data.path: s3://bucket/set/dataset.json does not answer"
+    )
     assert "foo://bucket/set is no address that can be read here" in mistake("foo://bucket/set")
-    assert "holds a secret" in mistake("s3://key:word@bucket/set")
+    with pytest.raises(UserError, match="holds a secret") as caught:
+        DataConfig(name="prepared", path="s3://key:word@bucket/set", generated="s3://key:word@bucket/set")
+    assert len(caught.value.problems) == 2 and "word" not in str(caught.value)
+    with pytest.raises(UserError, match=r"cache: is an address"):
+        DataConfig(name="prepared", path="here", cache="s3://bucket/cache")
     with pytest.raises(UserError, match="is not allowed with folder"):
         DataConfig(name="folder", path="s3://bucket/set")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda place: types.SimpleNamespace(free=0))
-    with pytest.raises(UserError, match=r"data.cache: the disk of .* has 0.0 MiB left"):
+    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda place: types.SimpleNamespace(free=0))
+    with pytest.raises(UserError, match=r"data.cache: the disk of .* has 0.0 MiB for it"):
         load_prepared(config_of(store.address("set"), tmp_path), "train").in_memory()
     (tmp_path / "file").write_text("")
     assert "data.cache: " in mistake(store.address("set"), cache=str(tmp_path / "file" / "cache"))

@@ -17,7 +17,9 @@ class Prepared(Source):
     def __init__(self, place: SetPlace) -> None:
         with named_by("source"):
             record = read_record(place)
-            if problems := list(file_problems(place, record)):
+            parts = record.splits.values()
+            every = [file for part in parts for file in (*part.files, part.labels)]
+            if problems := [*file_problems(place, record), *place.room_problems(every)]:
                 raise UserError(problems)
             self.labels = {split: labels_of(place, part).astype(np.int32) for split, part in record.splits.items()}
         self.classes = record.classes
