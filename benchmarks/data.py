@@ -185,17 +185,17 @@ def main() -> None:
         pixels = small_set(folder / "small", 0)
         small_set(folder / "large", options.rows // SHARD)
         jpegs = photographs(folder / "photographs", 512)
-        steps = 40
+        steps = 300
         small, large = loader_of(folder / "small"), loader_of(folder / "large")
         for each in (small, large):  # opens every file, as the first steps of a run do one by one
             each.data.images_NCHW[torch.arange(0, len(each.data), SHARD)]
         work = {
             "prepared, 50,000 rows": (steps_from(small, steps), steps * BATCH),
             f"prepared, {options.rows:,} rows": (steps_from(large, steps), steps * BATCH),
-            "torchvision, 2 workers": (torchvision_loader(pixels, steps), steps * BATCH),
+            "torchvision, 2 workers": (torchvision_loader(pixels, steps // 10), steps // 10 * BATCH),
             "ResNet-18 step": (training_step(), 32),
-            "photographs, prepared": (steps_from(loader_of(folder / "photographs", 224, 64), 8), 8 * 64),
-            "photographs, bare": (bare_decoding(jpegs, 224), 512),
+            "photographs, prepared": (steps_from(loader_of(folder / "photographs", 224, 64), 16), 16 * 64),
+            "photographs, bare": (bare_decoding(jpegs * 2, 224), 1024),
         }
         taken = in_turns({label: run for label, (run, _) in work.items()}, options.repeats)
         first = first_batches(folder / "large", options.repeats)
