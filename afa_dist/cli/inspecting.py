@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from afa_dist.address import is_address
 from afa_dist.cli.arguments import Arguments, parse
 from afa_dist.cli.console import EvaluationProgress
 from afa_dist.cli.image_sets import with_recorded_data
@@ -19,7 +20,7 @@ from afa_dist.cli.words import counted, say
 from afa_dist.config import InspectRun
 from afa_dist.config.fields import to_mapping
 from afa_dist.data.catalogue import DataSplits, load_splits
-from afa_dist.data.generated import load_generated
+from afa_dist.data.generated import load_generated, record_of
 from afa_dist.data.image_set import ImageSet
 from afa_dist.diffusion.inspection import inspect
 from afa_dist.errors import Problem, UserError, collected
@@ -28,6 +29,7 @@ from afa_dist.evaluation.summary import accuracy_words
 from afa_dist.files import write_json
 from afa_dist.models.networks import Classifier
 from afa_dist.runtime.placement import cores
+from afa_dist.training.run_dir import RunDirectory
 
 DESCRIPTION = "See what a set of generated images is worth, by a classifier that had no part in it."
 
@@ -39,11 +41,13 @@ LEAST = 2
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The set, the real images, and the classifier that looks at both."""
+    """The set, the real images, and the classifier that looks at both. part: what part it had in the set, which it should
+    not have had."""
 
     drawn: ImageSet
     real: ImageSet
     subject: Subject
+    part: str = ""
 
 
 def main(words: Sequence[str], program: str) -> int:
@@ -72,6 +76,8 @@ def check(run: InspectRun) -> Prepared:
     """
     problems: list[Problem] = []
     drawn, real, subject = None, None, None
+    if is_address(run.samples):
+        raise UserError.one("samples", "is an address; the figures are written beside the set, so give a folder")
     folder = Path(run.samples).expanduser()
     if folder.is_dir() and not os.access(folder, os.W_OK):
         problems.append(Problem("samples", f"{folder} cannot be written to, where {RESULT} is to be"))
@@ -92,7 +98,19 @@ def check(run: InspectRun) -> Prepared:
         problems += [Problem("classifier", problem.what.removeprefix("has ")) for problem in found]
     raise_any([Problem(problem.where.replace("data.generated", "samples"), problem.what) for problem in problems])
     assert drawn is not None and real is not None and subject is not None
-    return Prepared(drawn, real, subject)
+    return Prepared(drawn, real, subject, _part(run, subject))
+
+
+def _part(run: InspectRun, subject: Subject) -> str:
+    """What part the classifier had in the set, as far as the records say."""
+    made_by = record_of(run.samples).get("made_by")
+    if isinstance(made_by, dict) and made_by.get("scorer_sha256") == subject.sha256:
+        return "was the scorer of these images"
+    data = RunDirectory(Path(run.classifier).expanduser()).read_config().get("data")
+    trained_on = data.get("generated") if isinstance(data, dict) else None
+    if trained_on and Path(trained_on).expanduser().resolve() == Path(run.samples).expanduser().resolve():
+        return "was trained on these images"
+    return ""
 
 
 def _unseen(splits: DataSplits) -> ImageSet:
@@ -108,6 +126,10 @@ def _unseen(splits: DataSplits) -> ImageSet:
 def describe(run: InspectRun, prepared: Prepared) -> None:
     """Say what would be looked at."""
     say(f"{len(prepared.drawn)} images of {run.samples}, {len(prepared.real)} held-out and test images of {run.data.name}")
+    if prepared.part:
+        say(
+            f"Warning: {run.classifier} {prepared.part}, so what it sees in them says little of their worth; use another one."
+        )
 
 
 def execute(run: InspectRun, prepared: Prepared) -> None:
@@ -120,7 +142,12 @@ def execute(run: InspectRun, prepared: Prepared) -> None:
         tick = progress.counting("images", len(prepared.drawn) + len(prepared.real))
         found = inspect(net, prepared.drawn, prepared.real, run.splits, run.seed, tick)
     path = Path(run.samples).expanduser() / RESULT
-    record = {**found, "classifier_sha256": prepared.subject.sha256, "options": to_mapping(run)}
+    record = {
+        **found,
+        "part_in_set": prepared.part,
+        "classifier_sha256": prepared.subject.sha256,
+        "options": to_mapping(run),
+    }
     write_json(path, record)
     show(found)
     say(f"all figures: {path}")

@@ -69,7 +69,8 @@ class DataConfig(Section):
     randaugment_magnitude: int = setting(9, "how strong RandAugment's changes are, of 0 to 30", ge=0, le=30)
     generated: str | None = setting(
         None,
-        "generated images to mix into training: run directory of generate.py sample, or a folder with train*.parquet; "
+        "generated images to mix into training: run directory of generate.py sample, a prepared set (which may lie at an "
+        "address), or a folder with train*.parquet; "
         "none = real ones alone",
     )
     generated_fraction: float = setting(

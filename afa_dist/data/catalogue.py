@@ -19,7 +19,7 @@ from afa_dist.data.image_set import ImageSet, choose_evenly, choose_rows, hold_o
 from afa_dist.data.parquet import load_parquet
 from afa_dist.data.prepared import load_prepared
 from afa_dist.data.torchvision_files import load_cifar, load_svhn
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UnreachableError, UserError
 
 DIGITS_TEST = 360
 """Test images of the digits, a fifth of the 1,797."""
@@ -63,6 +63,8 @@ def load_splits(config: DataConfig) -> DataSplits:
     for split, limit in (("train", config.train_limit), ("test", config.test_limit)):
         try:
             parts.append(load(config, split, limit))
+        except UnreachableError:  # nor would the other one be
+            raise
         except UserError as error:
             problems.extend(error.problems)
     if problems:

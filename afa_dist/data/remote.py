@@ -136,7 +136,7 @@ class RemoteFolder:
                 patience = PATIENCE if self._server in _ANSWERED else FIRST_PATIENCE
                 if self.give_up.is_set() or time.monotonic() + pause > began + patience:
                     what = f"{where} does not answer (tried for {time.monotonic() - began:.0f} s): {words}"
-                    hint = "start again when it does: what is here stays"
+                    hint = "start again when it does; what has been fetched stays"
                     raise UnreachableError.one(self.option, f"{what}; {hint}") from error
                 print(f"{where} does not answer ({words}); trying again in {pause:.1f} s", file=sys.stderr, flush=True)
                 beat()
