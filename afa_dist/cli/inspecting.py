@@ -127,9 +127,7 @@ def describe(run: InspectRun, prepared: Prepared) -> None:
     """Say what would be looked at."""
     say(f"{len(prepared.drawn)} images of {run.samples}, {len(prepared.real)} held-out and test images of {run.data.name}")
     if prepared.part:
-        say(
-            f"Warning: {run.classifier} {prepared.part}, so what it sees in them says little of their worth; use another one."
-        )
+        say(f"Warning: {run.classifier} {prepared.part}: what it sees in them says little of their worth.")
 
 
 def execute(run: InspectRun, prepared: Prepared) -> None:

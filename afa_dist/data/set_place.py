@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -56,7 +57,11 @@ class Folder(SetPlace):
         return (self.path / RECORD).read_bytes()
 
     def sizes(self) -> dict[str, int]:
-        return {path.name: path.stat().st_size for path in self.path.iterdir()}
+        sizes = {}
+        for path in self.path.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a set that has just been made is still being tidied up
+                sizes[path.name] = path.stat().st_size
+        return sizes
 
     def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
         return InFolder(self.path)

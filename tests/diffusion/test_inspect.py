@@ -65,6 +65,12 @@ def test_the_command_looks_at_a_set_and_writes_its_figures(digits, trained_run, 
     assert code == 0 and "sees the class of the label in" in said and "real and other real" in said, said
     record = json.loads((tmp_path / "set/inspection.json").read_text())
     assert record["images"] == 200 and 0.5 < record["agreement"]["accuracy"] <= 1
+    assert record["part_in_set"] == "" and "Warning" not in said
+    recorded = json.loads((tmp_path / "set/dataset.json").read_text())
+    scored = {**recorded, "made_by": {"scorer_sha256": record["classifier_sha256"]}}
+    (tmp_path / "set/dataset.json").write_text(json.dumps(scored))
+    code, said = look("--samples", "set", "--classifier", str(trained_run.path), "--threads", "1", "--dry-run")
+    assert code == 0 and "was the scorer of these images" in said, said
     np.savez("one.npz", image=images[:1], label=digits.test.labels_N[:1].numpy())
     prepared("one.npz", "one", classes=tuple("0123456789"))
     for words, mistake in (
