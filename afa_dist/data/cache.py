@@ -28,6 +28,9 @@ from afa_dist.files import sha256, sync
 AT_ONCE = 8
 """Files that are fetched together."""
 
+GIVE_UP_SECONDS = 10.0
+"""How long files under way are waited for when a copy fails: they end with the part that they are reading."""
+
 TELL_SECONDS = 10.0
 """Between two words on how far a copy is."""
 
@@ -116,6 +119,10 @@ class CachedSet:
                     raise error
         finally:
             remote.give_up.set()
+            deadline = time.monotonic() + GIVE_UP_SECONDS
+            for thread in threads:  # those under way remove what they had begun
+                if thread.ident is not None:
+                    thread.join(max(0.0, deadline - time.monotonic()))
         told.finish()
 
     def _fetch_one(self, file: ShardFile, remote: RemoteFolder, told: _Told) -> None:
