@@ -72,6 +72,10 @@ def working_copy(address: str, cache: Path | None = None) -> Path:
     scheme, _, path = front.partition("://")
     if options:
         scheme += "-" + hashlib.sha256(options.encode()).hexdigest()[:8]
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-    return cache.joinpath("afa-dist", scheme, *parts)
+    return (cache or cache_home()).joinpath("afa-dist", scheme, *parts)
+
+
+def cache_home() -> Path:
+    """Where programs of this person keep what can be had again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -60,18 +60,17 @@ class Cache:
             wanted, total = bytes_in(place) + needed, sum(others.values())
             going: list[Path] = []
             for folder in sorted(others, key=lambda folder: (folder / IN_USE).stat().st_mtime):
-                freed = sum(bytes_in(gone) for gone in going)
-                if wanted + total <= self.most_bytes and needed <= free + freed:
+                if wanted + total <= self.most_bytes and needed <= free:
                     break
                 if not _is_used(folder):
                     going.append(folder)
                     total -= others[folder]
+                    free += bytes_in(folder)
             if wanted + total > self.most_bytes:
                 used = f", besides {gib(total)} of sets that are in use" if total else ""
                 what = f"{gib(self.most_bytes)} is too little: {name} needs {gib(wanted)}{used}"
                 hint = "allow more, or copy the set to a disk and give its folder"
                 raise UnreachableError.one("data.cache_gib", f"{what}; {hint}")
-            free += sum(bytes_in(gone) for gone in going)
             if needed > free:
                 what = f"the disk of {self.folder} has {gib(free)} for it, {name} needs {gib(needed)} more"
                 raise UnreachableError.one("data.cache", f"{what}; make room, or choose a folder on another disk")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
@@ -163,10 +163,19 @@ def read_all(sources: Sequence[Encoded], *, colour: bool = False) -> list[np.nda
         UserError: images that do not decode, each with its file.
     """
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = list(pool.map(lambda source: _used(source, pixels_of, colour), sources))
-    if problems := [one for one in found if isinstance(one, Problem)]:
+        return _whole(pool.map(lambda source: _used(source, pixels_of, colour), sources))
+
+
+def sizes_of(sources: Iterable[Encoded], *, colour: bool = False) -> list[tuple[int, int, int]]:
+    """C, H, W of images as `read_all` gives them, decoded one after the other, for they may be large."""
+    return _whole(_used(source, size_of, colour) for source in sources)
+
+
+def _whole(found: Iterable[T | Problem]) -> list[T]:
+    results = list(found)
+    if problems := [one for one in results if isinstance(one, Problem)]:
         raise UserError(_by_file(problems)[:MISTAKES])
-    return [one for one in found if isinstance(one, np.ndarray)]
+    return [one for one in results if not isinstance(one, Problem)]
 
 
 def read_pixels(data: bytes | Path, image_size: int = 0, *, colour: bool = False) -> np.ndarray:

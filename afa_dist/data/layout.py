@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
 from afa_dist.config.preparing import PrepareRun
-from afa_dist.data.decode import Encoded, each_image, size_of, unnoticed
+from afa_dist.data.decode import Encoded, sizes_of
 from afa_dist.data.sources.base import Source
 from afa_dist.errors import Problem, UserError
 
@@ -45,18 +44,12 @@ def layout_of(source: Source, run: PrepareRun) -> Layout:
         return _layout(run, _of_pixels(source.pixels, run))
     count = len(source.labels["train"])
     rows = np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int)).tolist()
-    shapes: list[tuple[int, int, int]] = []
+    shapes: list[tuple[int, ...]] = []
     total_bytes = 0
-
-    def note(position: int, shape: tuple[int, int, int]) -> str:
-        shapes.append(shape)
-        return ""
-
-    for row in rows:  # one by one, for they may be large
+    for row in rows:
         some = [one for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
         total_bytes += sum(one.size_in_bytes for one in some)
-        with unnoticed():
-            each_image(len(some), some.__getitem__, lambda position, image: _shape(image, run.image_size), note)
+        shapes += [(found[0], *([run.image_size] * 2 if run.image_size else found[1:])) for found in sizes_of(some)]
     channels: int = run.channels or max(shape[0] for shape in shapes)
     sizes = sorted({shape[1:] for shape in shapes})
     small = len(sizes) == 1 and max(sizes[0]) <= RAW_SIDE
@@ -80,12 +73,6 @@ def _of_pixels(pixels: tuple[int, int, int], run: PrepareRun) -> tuple[int, int,
     if problems := [Problem(option, f"{getattr(run, option)} {what}") for option in wrong if wrong[option]]:
         raise UserError(problems)
     return pixels
-
-
-def _shape(image: Image.Image, image_size: int) -> tuple[int, int, int]:
-    """C, H, W as an image is stored."""
-    channels, height, width = size_of(image)
-    return (channels, image_size, image_size) if image_size else (channels, height, width)
 
 
 def _layout(run: PrepareRun, shape: tuple[int, int, int] | None, channels: int = 0, mean_bytes: int = MOST_BYTES) -> Layout:

@@ -72,7 +72,7 @@ class Loader:
         assert self.batch_size % self.world.size == 0
 
     @property
-    def views(self) -> tuple[str, ...]:
+    def view_names(self) -> tuple[str, ...]:
         """Names of the random numbers of each view."""
         return ("augment", "augment again") if self.two_views else ("augment",)
 
@@ -101,7 +101,7 @@ class Loader:
             self.augmentation(source, SlicedRandom(name, self.seed, step, start=start, count=share, device=device))
             .to(self.dtype)
             .div_(255)
-            for name, source in zip(self.views, images * (len(self.views) // len(images)), strict=True)
+            for name, source in zip(self.view_names, images * (len(self.view_names) // len(images)), strict=True)
         ]
         second = views[1] if self.two_views else None
         mixed = generated_G.to(device, non_blocking=True) if self.generated is not None else None
@@ -136,7 +136,7 @@ class Loader:
     ) -> list[torch.Tensor]:
         start = self.world.rank * (self.batch_size // self.world.size)
         places = (start + places_M).tolist()
-        return each.views(images, index_M, self.views, lambda place: (self.seed, step, places[place]))
+        return each.views(images, index_M, self.view_names, lambda place: (self.seed, step, places[place]))
 
 
 Read = Callable[["torch.Tensor | MappedImages", torch.Tensor, torch.Tensor], list[torch.Tensor]]

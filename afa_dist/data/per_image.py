@@ -61,11 +61,8 @@ class PerImage:
         if not self.resized_crop and image.size != (width, height):
             image = to_square(image, height)
         with Drawing(generator):
-            changed: Image.Image = self._transform(height, width)(image)
+            changed: Image.Image = _transform(self, height, width)(image)
         return changed
-
-    def _transform(self, height: int, width: int) -> Callable[[Image.Image], Image.Image]:
-        return _transform(self, height, width)
 
     def views(
         self,

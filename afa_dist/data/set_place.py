@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from afa_dist.address import is_address
+from afa_dist.address import cache_home, is_address
 from afa_dist.config import DataConfig
 from afa_dist.data.cache import CachedSet, InCache
 from afa_dist.data.cache_room import Cache, gib
@@ -114,14 +113,9 @@ def place_of(path: str, config: DataConfig) -> SetPlace:
         UserError: it is no folder, or no address that is known.
     """
     if is_address(path):
-        cache = Path(config.cache).expanduser() if config.cache else default_cache()
+        cache = Path(config.cache).expanduser() if config.cache else cache_home() / "afa-dist" / "sets"
         return Address(path, Cache(cache, round(config.cache_gib * 2**30)), "data.path")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError.one("data.path", f"{folder} is not a folder that can be read; data.name {config.name} needs one")
     return Folder(folder)
-
-
-def default_cache() -> Path:
-    """Where copies of sets go if nothing else is said."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afa-dist" / "sets"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from afa_dist.data.decode import Encoded, decode_images, each_image, size_of, unnoticed
+from afa_dist.data.decode import Encoded, decode_images, sizes_of, unnoticed
 from afa_dist.data.generated import check_files
 from afa_dist.data.parquet import class_names, image_and_label, named_failures, remote_split_files, split_files
 from afa_dist.data.portions import Portions, RowGroup, opened, row_groups
@@ -171,16 +171,8 @@ class StoredImages(Stored):
     def _shape(self, colour: bool | None) -> tuple[int, int, int]:
         """C, H, W, by the first image, and by the colour of some."""
         some = np.unique(np.linspace(0, len(self) - 1, 1 if colour is not None else LOOKED_AT).round().astype(int))
-        shapes: list[tuple[int, int, int]] = []
-
-        def note(position: int, shape: tuple[int, int, int]) -> str:
-            shapes.append(shape)
-            return ""
-
-        for row in some:  # one by one, for they may be large
-            with named_by(self.option), unnoticed():
-                source = self.encoded(np.array([row]))
-                each_image(1, source.__getitem__, lambda _, image: size_of(image), note, colour=bool(colour))
+        with named_by(self.option):
+            shapes = sizes_of((self.encoded(np.array([row]))[0] for row in some), colour=bool(colour))
         return (max(channels for channels, _, _ in shapes), *shapes[0][1:])
 
 
