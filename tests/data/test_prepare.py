@@ -22,6 +22,7 @@ from afa_dist.data.catalogue import load_splits
 from afa_dist.data.preparing import histogram
 from afa_dist.errors import UserError
 from afa_dist.runtime.prepare import prepare
+from tests.cifar_files import write_cifar
 from tests.data.preparing import HERE, prepared, run_of
 from tests.data.test_folders import CLASSES, save, tiny, tree
 from tests.data.test_parquet import pixels_of, png
@@ -48,6 +49,11 @@ def svhn(folder):
     write_svhn(folder / "test_32x32.mat")
 
 
+def cifar(folder, kind, patch):
+    files = [(torch.from_numpy(pixels_of(9, (3, 32, 32), seed)), torch.arange(9) % 3) for seed in range(3)]
+    write_cifar(kind, folder, patch, train=files[:2], test=files[2:], classes=CLASSES)
+
+
 def tables(folder):
     folder.mkdir()
     for split, seed in (("train", 0), ("test", 1)):
@@ -57,20 +63,22 @@ def tables(folder):
             write_parquet(folder / f"{split}-{part}.parquet", [png(images[i]) for i in rows], np.arange(9) % 3)
 
 
-KINDS = {"digits": None, "svhn": svhn, "folder": tree, "tiny-imagenet": tiny, "parquet": tables}
+KINDS = {"svhn": svhn, "folder": tree, "tiny-imagenet": tiny, "parquet": tables}
 
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_prepared_set_is_the_set_itself(kind, form, tmp_path):
-    source = tmp_path / "source"
-    if KINDS[kind]:
+@pytest.mark.parametrize("kind", ["digits", "cifar10", "cifar100", *KINDS])
+def test_a_prepared_set_is_the_set_itself(kind, form, tmp_path, monkeypatch):
+    source = None if kind == "digits" else tmp_path / "source"
+    if kind.startswith("cifar"):
+        cifar(source, kind, monkeypatch)
+    elif source:
         KINDS[kind](source)
-    options = {} if KINDS[kind] else {"kind": kind}
-    record = prepared(source if KINDS[kind] else "", tmp_path / "out", shard_size=7, form=form, licence="CC0", **options)
-    directly = read(source if KINDS[kind] else None, kind)
+    options = {} if source else {"kind": kind}
+    record = prepared(source or "", tmp_path / "out", shard_size=7, form=form, licence="CC0", **options)
+    directly = read(source, kind)
     assert same(read(tmp_path / "out", {"arrow": "prepared", "parquet": "parquet"}[form]), directly)
-    splits = load_splits(DataConfig(name=kind, path=str(source) if KINDS[kind] else None, held_out=0))
+    splits = load_splits(DataConfig(name=kind, path=str(source) if source else None, held_out=0))
     assert np.allclose((record["mean"], record["std"]), splits.train.pixel_statistics(), atol=2e-6)
     assert record["licence"] == "CC0" and record["shape"] == splits.train.shape
     assert {path.name for path in tmp_path.iterdir()} <= {"source", "out"}

@@ -6,25 +6,21 @@ where these tests run.
 Legend: N images, B of them a batch; C channels, H height, W width.
 """
 
-import hashlib
-import pickle
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision import datasets
 
 from afa_dist.config import ClassifierAttackConfig, DataConfig, FinetuneRun, ModelConfig
 from afa_dist.models.build import DataShape, build_classifier
 from afa_dist.models.networks import Classifier
+from tests.cifar_files import TEN, write_cifar
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EPS = 8 / 255
 TEST_IMAGES = 40
 
 MODEL = ModelConfig(arch="small-resnet", width=8)
-SHAPE = DataShape(3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), CLASSES)
+SHAPE = DataShape(3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), TEN)
 
 
 def draw(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,21 +34,8 @@ def draw(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Te
 
 
 def write_test_files(folder: Path, monkeypatch) -> None:
-    """cifar-10-batches-py with 40 test images. torchvision's check stays: it is told the checksums of these files."""
-    images_NCHW, labels_N = draw(TEST_IMAGES, torch.Generator().manual_seed(1))
-    base = folder / datasets.CIFAR10.base_folder
-    base.mkdir(parents=True)
-    rows = images_NCHW.numpy().reshape(TEST_IMAGES, -1).astype(np.uint8)
-    test_sum = _write(base / "test_batch", {"data": rows, "labels": labels_N.tolist()})
-    meta_sum = _write(base / "batches.meta", {"label_names": list(CLASSES)})
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", test_sum]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": meta_sum})
-
-
-def _write(path: Path, content: dict) -> str:
-    path.write_bytes(pickle.dumps(content))  # CIFAR's format
-    return hashlib.md5(path.read_bytes()).hexdigest()
+    """cifar-10-batches-py with 40 test images."""
+    write_cifar("cifar10", folder, monkeypatch, train=[], test=[draw(TEST_IMAGES, torch.Generator().manual_seed(1))])
 
 
 def train_classifier() -> Classifier:
