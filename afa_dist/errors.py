@@ -54,12 +54,16 @@ def collected(problems: list[Problem]) -> Iterator[None]:
 @contextlib.contextmanager
 def named_by(option: str) -> Iterator[None]:
     """Mistakes of data that are raised inside are those of `option`, which named the data: whoever reads them knows it as
-    `data.path` and the like."""
+    `data.path` and the like. What is wrong with the cache stays its own."""
+
+    def named(problem: Problem) -> Problem:
+        of_data = problem.where.startswith("data.") and not problem.where.startswith("data.cache")
+        return Problem(option, problem.what) if of_data else problem
+
     try:
         yield
     except UserError as error:
-        found = [Problem(option if p.where.startswith("data.") else p.where, p.what) for p in error.problems]
-        raise type(error)(found) from error
+        raise type(error)(map(named, error.problems)) from error
 
 
 class TrainingError(RuntimeError):

@@ -19,8 +19,8 @@ Images = tuple[torch.Tensor, torch.Tensor]
 
 
 def write_cifar(name: str, folder: Path, patch, train: Sequence[Images], test: Sequence[Images], classes=TEN) -> None:
-    """`name` is cifar10 or cifar100; each of `train` and `test` is a file. torchvision's check of files stays: it is told the
-    checksums of these."""
+    """`name` is cifar10 or cifar100; each of `train` and `test` is a file. torchvision's check of files stays: it
+    is told the checksums of these."""
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     base = folder / kind.base_folder
     base.mkdir(parents=True)

@@ -3,6 +3,9 @@
 import http.client
 import http.server
 import threading
+from urllib.parse import unquote
+
+from tests.object_store import ObjectStore
 
 
 class FaultyProxy:
@@ -12,17 +15,18 @@ class FaultyProxy:
     served: names of the objects that were asked for.
     """
 
-    def __init__(self, port: int, ending: str = ".arrow") -> None:
+    def __init__(self, store: ObjectStore, ending: str = ".arrow") -> None:
         self.faults: list[str] = []
         self.served: list[str] = []
         proxy, self._lock = self, threading.Lock()
+        self._store = store
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def forward(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                upstream = http.client.HTTPConnection("127.0.0.1", port)
+                upstream = http.client.HTTPConnection("127.0.0.1", store.port)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 answer = upstream.getresponse()
                 content = answer.read()
@@ -63,11 +67,11 @@ class FaultyProxy:
         if command != "GET" or not path.endswith(ending):
             return ""
         with self._lock:
-            self.served.append(path.rsplit("/", 1)[-1])
+            self.served.append(unquote(path).rsplit("/", 1)[-1])
             return self.faults.pop(0) if self.faults else ""
 
     def address(self, folder: str) -> str:
-        return f"s3://bucket/{folder}?endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
+        return self._store.address(folder, self.port)
 
     def close(self) -> None:
         self._server.shutdown()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from afa_dist.address import fault_of, is_address
+from afa_dist.config.cache import cache_gib_setting, cache_problems, cache_setting
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 
@@ -31,10 +32,8 @@ class DataConfig(Section):
         "folder with the files; docs/data.md shows what is expected in it; not for digits. A prepared set may lie at an "
         "address (s3://bucket/set and the like)",
     )
-    cache: str | None = setting(
-        None, "folder of this machine for copies of sets that lie at addresses; none = ~/.cache/afa-dist/sets"
-    )
-    cache_gib: float = setting(100.0, "GiB that copies of sets may take there; those that nobody reads make room", gt=0)
+    cache: str | None = cache_setting()
+    cache_gib: float = cache_gib_setting()
     image_size: int = setting(
         0,
         "resize so that the shorter side has this many pixels, then cut the centre square; 0 = as stored, when all images "
@@ -95,8 +94,7 @@ class DataConfig(Section):
                 yield Problem("path", fault)
         if self.generated is not None and (fault := fault_of(self.generated)):
             yield Problem("generated", fault)
-        if self.cache is not None and is_address(self.cache):
-            yield Problem("cache", "is an address; copies go into a folder of this machine")
+        yield from cache_problems(self.cache)
         yield from self._augmentation_problems()
         if self.image_size and self.name not in RESIZED:
             what = f"{self.image_size} is not allowed with {self.name}, whose images come in one size; leave it at 0"

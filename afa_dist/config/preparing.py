@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from afa_dist.address import fault_of
+from afa_dist.config.cache import cache_gib_setting, cache_problems, cache_setting
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
 
@@ -38,8 +39,11 @@ class LookRun(Section):
     classes: tuple[str, ...] = setting((), "names of the classes, in order, where it has none")
     out: str = setting("", "folder for report, contact sheet and record; none = inspection-NAME here")
     threads: int = setting(0, "threads that decode; 0 = the cores there are", ge=0)
+    cache: str | None = cache_setting()
+    cache_gib: float = cache_gib_setting()
 
     def problems(self) -> Iterator[Problem]:
+        yield from cache_problems(self.cache)
         if not self.source and self.kind != "digits":
             yield Problem("source", "missing; write prepare_data.py inspect PATH")
         if fault := fault_of(self.source):
@@ -78,8 +82,11 @@ class PrepareRun(Section):
     licence: str = setting("", "licence of the images, to be kept with them: its name or text, or @FILE")
     workers: int = setting(0, "0 = in this process, all cores; N = N workers of Ray, all of which see both folders", ge=0)
     threads: int = setting(0, "threads a worker; 0 = the cores there are, shared among the workers", ge=0)
+    cache: str | None = cache_setting()
+    cache_gib: float = cache_gib_setting()
 
     def problems(self) -> Iterator[Problem]:
+        yield from cache_problems(self.cache)
         for name in ("source", "dest"):
             if not getattr(self, name) and not (name == "source" and self.kind == "digits"):
                 yield Problem(name, "missing; write prepare_data.py SOURCE DEST")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from afa_dist.data.cache_room import IN_USE, Cache, gib, locked
+from afa_dist.data.cache_room import IN_USE, SERVER, Cache, gib, locked
 from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.remote import RemoteFolder
 from afa_dist.errors import UnreachableError, UserError
@@ -90,6 +90,7 @@ class CachedSet:
             if missing:
                 self.cache.make_room(self.folder, sum(file.bytes for file in missing), self.remote.place)
                 self._fetch_all(missing)
+            (self.folder / SERVER).write_text(self.remote.server)
 
     def _fetch_all(self, missing: Sequence[ShardFile]) -> None:
         """By threads that no process waits for when it ends."""
@@ -147,7 +148,7 @@ class CachedSet:
             yield
         except OSError as error:
             what = f"{self.cache.folder} cannot be written ({error.strerror or error}); make room, or choose another folder"
-            raise UnreachableError.one("data.cache", what) from error
+            raise UnreachableError.one(self.cache.option, what) from error
 
 
 class InCache:

@@ -3,6 +3,7 @@
 CACHE/NAME-ID/      a set
     .in-use         locked (shared) by every process that reads the set; its time says when it was last opened
     .room           bytes that are promised to the set
+    .server         where it comes from; is there when all that was asked for once is
 CACHE/.lock         locked while room is made
 CACHE/.gone-...     a set that is being removed
 """
@@ -22,14 +23,20 @@ from typing import IO
 from afa_dist.distributed import beat
 from afa_dist.errors import UnreachableError
 
-IN_USE, ROOM, LOCK, GONE = ".in-use", ".room", ".lock", ".gone-"
+IN_USE, ROOM, SERVER, LOCK, GONE = ".in-use", ".room", ".server", ".lock", ".gone-"
 
 
 class Cache:
-    """folder: where sets go. most_bytes: that all of them may take."""
+    """folder: where sets go. most_bytes: that all of them may take. section: of the options `cache` and `cache_gib`, which
+    say so."""
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path, most_bytes: int, section: str = "data.") -> None:
         self.folder, self.most_bytes = folder, most_bytes
+        self.option, self.size_option = f"{section}cache", f"{section}cache_gib"
+
+    def knows(self, server: str) -> bool:
+        """Whether a set has been brought here from a server."""
+        return any(_text(path) == server for path in self.folder.glob(f"*/{SERVER}"))
 
     def hold(self, place: Path) -> IO[str]:
         """Make the folder of a set, and keep others from removing it while the result is open."""
@@ -70,10 +77,10 @@ class Cache:
                 used = f", besides {gib(total)} of sets that are in use" if total else ""
                 what = f"{gib(self.most_bytes)} is too little: {name} needs {gib(wanted)}{used}"
                 hint = "allow more, or copy the set to a disk and give its folder"
-                raise UnreachableError.one("data.cache_gib", f"{what}; {hint}")
+                raise UnreachableError.one(self.size_option, f"{what}; {hint}")
             if needed > free:
                 what = f"the disk of {self.folder} has {gib(free)} for it, {name} needs {gib(needed)} more"
-                raise UnreachableError.one("data.cache", f"{what}; make room, or choose a folder on another disk")
+                raise UnreachableError.one(self.option, f"{what}; make room, or choose a folder on another disk")
             for folder in going:
                 aside = self.folder / f"{GONE}{secrets.token_hex(4)}"
                 folder.rename(aside)  # so that a kill leaves no set without half of its files
@@ -106,9 +113,17 @@ def bytes_in(folder: Path) -> int:
 
 def _promised(folder: Path) -> int:
     """Bytes of a set: what is there, or what was promised to those who read it."""
-    with contextlib.suppress(OSError, ValueError):
-        return max(bytes_in(folder), int((folder / ROOM).read_text()))
+    with contextlib.suppress(ValueError):
+        return max(bytes_in(folder), int(_text(folder / ROOM)))
     return bytes_in(folder)
+
+
+def _text(path: Path) -> str:
+    """What a file says; nothing where there is none, or no longer."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _is_used(folder: Path) -> bool:

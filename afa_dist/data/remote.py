@@ -34,7 +34,7 @@ by themselves before they say so, some for 25 s."""
 LONGEST_PAUSE = 15.0
 
 _ANSWERED: set[str] = set()
-"""Servers that have answered this process."""
+"""Servers that have answered this process, or another one of which it knows."""
 
 WRONG = (UserError, pa.ArrowInvalid, ImportError, TypeError, AttributeError, NotImplementedError, AssertionError)
 """What was asked for is wrong, or the program is."""
@@ -64,13 +64,17 @@ class RemoteFolder:
         return self.place
 
     @property
-    def _server(self) -> str:
+    def server(self) -> str:
         """Scheme and bucket or host, with options."""
         scheme, _, rest = self.address.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}?{self.address.partition('?')[2]}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFolder, (self.address, self.option)
+
+    def has_answered(self) -> None:
+        """Told that its server has answered another process, so that it is waited for."""
+        _ANSWERED.add(self.server)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file directly in it; empty where there is none."""
@@ -120,10 +124,10 @@ class RemoteFolder:
             try:
                 found = work()
                 if answers:
-                    _ANSWERED.add(self._server)
+                    self.has_answered()
                 return found
             except FileNotFoundError:
-                _ANSWERED.add(self._server)
+                self.has_answered()
                 raise
             except WRONG:
                 raise
@@ -133,7 +137,7 @@ class RemoteFolder:
                 if any(word in str(error) for word in HOPELESS) or isinstance(error, PermissionError):
                     what = f"{where} may not be read, or is not there: {words}"
                     raise UnreachableError.one(self.option, what) from error
-                patience = PATIENCE if self._server in _ANSWERED else FIRST_PATIENCE
+                patience = PATIENCE if self.server in _ANSWERED else FIRST_PATIENCE
                 if self.give_up.is_set() or time.monotonic() + pause > began + patience:
                     what = f"{where} does not answer (tried for {time.monotonic() - began:.0f} s): {words}"
                     hint = "start again when it does; what has been fetched stays"
@@ -166,26 +170,29 @@ class SteadyFile(io.RawIOBase):
         super().__init__()
         self._folder, self.name, self._at = folder, name, 0
         self._file: Any = None
-        self.size: int = folder._tried(name, lambda: self._opened().size())
+        self.size: int = folder._tried(name, lambda: self._once(lambda file: file.size()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SteadyFile, (self._folder, self.name)
 
-    def _opened(self) -> Any:
-        if self._file is None:
-            self._file = self._folder.filesystem.open_input_file(f"{self._folder.root}/{self.name}")
-        return self._file
-
-    def _read_once(self, size: int, offset: int) -> bytes:
+    def _once(self, work: Callable[[Any], T]) -> T:
+        """What `work` does with the open file; a failure may have left that of no use (GCS closes it), so it goes."""
         try:
-            found = bytes(self._opened().read_at(size, offset))
-        except (OSError, pa.ArrowException):
+            if self._file is None:
+                self._file = self._folder.filesystem.open_input_file(f"{self._folder.root}/{self.name}")
+            return work(self._file)
+        except BaseException:
             self._file = None
             raise
-        if len(found) != size:
-            self._file = None
-            raise OSError(errno.EIO, f"{len(found)} bytes came instead of {size}")
-        return found
+
+    def _read_once(self, size: int, offset: int) -> bytes:
+        def work(file: Any) -> bytes:
+            found = bytes(file.read_at(size, offset))
+            if len(found) != size:
+                raise OSError(errno.EIO, f"{len(found)} bytes came instead of {size}")
+            return found
+
+        return self._once(work)
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = self.size - self._at

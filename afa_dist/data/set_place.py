@@ -10,6 +10,7 @@ from pathlib import Path
 
 from afa_dist.address import cache_home, is_address
 from afa_dist.config import DataConfig
+from afa_dist.config.preparing import LookRun, PrepareRun
 from afa_dist.data.cache import CachedSet, InCache
 from afa_dist.data.cache_room import Cache, gib
 from afa_dist.data.open_shards import ShardFile, Whereabouts
@@ -84,6 +85,8 @@ class Address(SetPlace):
 
     def __init__(self, address: str, cache: Cache, option: str) -> None:
         self._remote = RemoteFolder(address, option)
+        if cache.knows(self._remote.server):
+            self._remote.has_answered()
         self._cache, self.name = cache, self._remote.place
         self._identity = ""
 
@@ -99,11 +102,17 @@ class Address(SetPlace):
         needed, most = sum(file.bytes for file in files), self._cache.most_bytes
         if needed > most:
             hint = "allow more, or copy the set to a disk and give its folder"
-            yield Problem("data.cache_gib", f"{gib(most)} is too little: {self.name} needs {gib(needed)}; {hint}")
+            yield Problem(self._cache.size_option, f"{gib(most)} is too little: {self.name} needs {gib(needed)}; {hint}")
 
     def whereabouts(self, files: Sequence[ShardFile]) -> Whereabouts:
         assert self._identity, "the record has not been read"
         return InCache(CachedSet(self._remote, self._cache, self._identity), files)
+
+
+def cache_of(options: DataConfig | PrepareRun | LookRun, section: str) -> Cache:
+    """The cache that `options` describe; section: what stands before their names."""
+    folder = Path(options.cache).expanduser() if options.cache else cache_home() / "afa-dist" / "sets"
+    return Cache(folder, round(options.cache_gib * 2**30), section)
 
 
 def place_of(path: str, config: DataConfig) -> SetPlace:
@@ -113,8 +122,7 @@ def place_of(path: str, config: DataConfig) -> SetPlace:
         UserError: it is no folder, or no address that is known.
     """
     if is_address(path):
-        cache = Path(config.cache).expanduser() if config.cache else cache_home() / "afa-dist" / "sets"
-        return Address(path, Cache(cache, round(config.cache_gib * 2**30)), "data.path")
+        return Address(path, cache_of(config, "data."), "data.path")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError.one("data.path", f"{folder} is not a folder that can be read; data.name {config.name} needs one")

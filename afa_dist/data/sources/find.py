@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from afa_dist.address import is_address, without_options
-from afa_dist.config import DataConfig
 from afa_dist.config.preparing import LookRun, PrepareRun
 from afa_dist.data.folders import TEST_FOLDERS
 from afa_dist.data.generated import record_of
 from afa_dist.data.parquet import split_files
 from afa_dist.data.remote import RemoteFolder
-from afa_dist.data.set_place import RECORD, Folder, place_of
+from afa_dist.data.set_place import RECORD, Address, Folder, cache_of
 from afa_dist.data.sources.arrays import InMemory, Npz
 from afa_dist.data.sources.base import Source
 from afa_dist.data.sources.prepared_set import Prepared
@@ -64,7 +63,7 @@ def _at_address(run: PrepareRun | LookRun) -> Source:
         return Tables(folder, run.classes)
     if kind == "prepared":
         with named_by("source"):
-            return Prepared(place_of(run.source, DataConfig()))
+            return Prepared(Address(run.source, cache_of(run, ""), "source"))
     what = f"{without_options(run.source)} is an address, where parquet and prepared can be read; {kind} needs a folder"
     raise UserError.one("source", what)
 
