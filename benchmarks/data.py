@@ -45,8 +45,8 @@ from afa_dist.data.set_place import RECORD
 from afa_dist.data.shard import write_encoded, write_raw
 from afa_dist.distributed import World
 from afa_dist.files import sha256, write_json
+from afa_dist.memory import keep_freed_memory
 from afa_dist.models.build import DataShape, build_backbone
-from afa_dist.training.execution import keep_freed_memory
 
 THREADS = 2
 

@@ -29,11 +29,11 @@ from rich.table import Table
 from afa_dist.cli.words import say
 from afa_dist.config import SampleRun, ScalingConfig
 from afa_dist.diffusion.source import open_source
+from afa_dist.memory import keep_freed_memory
 from afa_dist.runtime.cluster import session
 from afa_dist.runtime.image_sets import make_set
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.sampling_checks import PreparedSampling, check
-from afa_dist.training.execution import keep_freed_memory
 
 STEPS = 18
 """Of Heun's method, with two calls each but for the last."""

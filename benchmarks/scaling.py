@@ -29,7 +29,7 @@ from subject import EPS, SHAPE, afa_run
 from afa_dist.cli.words import say
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World, join_group
-from afa_dist.training.execution import keep_freed_memory
+from afa_dist.memory import keep_freed_memory
 from afa_dist.training.job import make_step, wrap
 
 

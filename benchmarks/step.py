@@ -35,8 +35,8 @@ from afa_dist.attacks import attack_mode
 from afa_dist.cli.words import say
 from afa_dist.data.loader import Batch
 from afa_dist.distributed import World
+from afa_dist.memory import keep_freed_memory
 from afa_dist.training import contrast
-from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import make_step
 from afa_dist.training.step import autocast
 

@@ -19,6 +19,7 @@ from afa_dist.data.preparing import shares_of
 from afa_dist.data.sources.base import Source
 from afa_dist.data.sources.find import open_source
 from afa_dist.errors import Problem, UserError, collected
+from afa_dist.memory import give_back_freed_memory
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.placement import torchrun_size
 from afa_dist.runtime.prepare import Preparation, begun_problems, dest_problems, prepare, scaling_of
@@ -48,11 +49,12 @@ def with_flags(argv: Sequence[str]) -> list[str]:
 
 
 def check(run: PrepareRun) -> Preparation:
-    """Look at source and destination.
+    """Look at source and destination, of which this process keeps no memory.
 
     Raises:
         UserError: all mistakes.
     """
+    give_back_freed_memory()
     dest = Path(run.dest).expanduser().resolve()
     problems: list[Problem] = list(dest_problems(dest))
     if torchrun_size() > 1:

@@ -23,9 +23,9 @@ from afa_dist.evaluation.checked_file import DamagedOutcome
 from afa_dist.evaluation.executor import TICK_SECONDS, OnProgress, Progress
 from afa_dist.evaluation.outcome import ForeignOutcome
 from afa_dist.files import write_tensors
+from afa_dist.memory import keep_freed_memory
 from afa_dist.runtime.analysis_checks import IDENTITY, PreparedAnalysis, facts_of, own_facts
 from afa_dist.runtime.placement import Placement
-from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.mirroring import Copier, complete
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory

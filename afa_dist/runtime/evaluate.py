@@ -25,9 +25,9 @@ from afa_dist.evaluation.plan import Plan
 from afa_dist.evaluation.probes import PROBED
 from afa_dist.evaluation.summary import accuracies, label_of, warnings_of
 from afa_dist.evaluation.work import CALLS, work_off
+from afa_dist.memory import keep_freed_memory
 from afa_dist.runtime.evaluation_checks import IDENTITY, Prepared, facts_of, record_problems
 from afa_dist.runtime.placement import Placement
-from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.mirroring import Copier, complete, put_files
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory

@@ -22,10 +22,10 @@ from afa_dist.diffusion.rows import CALLS
 from afa_dist.diffusion.shards import DamagedShard, ForeignShard, read_shard, write_shard
 from afa_dist.errors import Stopped, TrainingError, UserError
 from afa_dist.evaluation.executor import Executor, InProcess, OnProgress, Progress, Stop, call_each
+from afa_dist.memory import keep_freed_memory
 from afa_dist.runtime.evaluate import stop_of
 from afa_dist.runtime.placement import Placement
 from afa_dist.runtime.set_checks import IDENTITY, PreparedSet, record_problems
-from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.mirroring import Copier, complete, put_files
 from afa_dist.training.provenance import provenance
 from afa_dist.training.run_dir import OTHERS_SECONDS, RunDirectory

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from afa_dist.config import TrainingRun
 from afa_dist.data.catalogue import DataSplits
 from afa_dist.distributed import World, join_group
+from afa_dist.memory import keep_freed_memory
 from afa_dist.runtime.placement import Placement, torchrun_size
-from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
 from afa_dist.training.recorder import OnRow
 from afa_dist.training.run_dir import RunDirectory

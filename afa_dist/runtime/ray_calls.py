@@ -9,15 +9,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import torch
 
 from afa_dist.errors import TrainingError, UserError
 from afa_dist.evaluation.executor import Calls
+from afa_dist.memory import give_back_freed_memory, keep_freed_memory
 from afa_dist.runtime.placement import Placement
-from afa_dist.training.execution import keep_freed_memory
 
 LOOK_SECONDS = 0.5
 """How long to wait for a task before looking around."""
@@ -28,8 +28,10 @@ class Ingredients(ABC):
     """What a worker makes its subject from, which it keeps for the next task. Small: the rest is in the object store.
 
     token: equal for the tasks of one start, and for no others. import_from: where the driver finds modules that networks
-    may be made of.
+    may be made of. keeps_memory: whether what a task frees serves the next one; see `memory.py`.
     """
+
+    keeps_memory: ClassVar[bool] = True
 
     threads: int
     device: str
@@ -52,7 +54,7 @@ _subjects: dict[str, Any] = {}
 def _call(ingredients: Ingredients, name: str, args: tuple[Any, ...]) -> Any:
     if ingredients.token not in _subjects:
         torch.set_num_threads(ingredients.threads)
-        keep_freed_memory()
+        keep_freed_memory() if ingredients.keeps_memory else give_back_freed_memory()
         if ingredients.import_from not in sys.path:
             sys.path.append(ingredients.import_from)
         _subjects.clear()  # of a job before this one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 
@@ -27,6 +27,7 @@ class _Ingredients(Ingredients):
     layout: Layout
     classes: tuple[str, ...]
     folder: Path
+    keeps_memory: ClassVar[bool] = False
 
     @property
     def calls(self) -> Calls:

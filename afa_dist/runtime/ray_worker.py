@@ -15,10 +15,10 @@ from afa_dist.address import is_address
 from afa_dist.config import TrainingRun
 from afa_dist.distributed import World
 from afa_dist.errors import Stopped, TrainingError, UserError
+from afa_dist.memory import keep_freed_memory
 from afa_dist.runtime.board import WorkerBoard
 from afa_dist.runtime.sharing import splits_of
 from afa_dist.training.agreement import agree
-from afa_dist.training.execution import keep_freed_memory
 from afa_dist.training.job import train
 from afa_dist.training.mirroring import take_over
 from afa_dist.training.run_dir import PREDECESSOR_SECONDS, RunDirectory
