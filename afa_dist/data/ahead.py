@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+EXIT_SECONDS = 5.0
+"""How long a process that ends waits for what is being fetched. A thread that is still computing when Python is gone takes
+the process with it, and its exit code; one that waits for a server does not."""
+
+_BEGUN: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    wait([future for future in _BEGUN if not future.cancel()], EXIT_SECONDS)
 
 
 class Ahead(Generic[T]):
     """`fetch(step)`, made by a thread before it is asked for if the last call was for the step before.
 
     Any step may be asked for at any time; the result is that of `fetch`, and so are its exceptions. A process that ends
-    does not wait for what is being fetched, which may be hours of a download.
+    does not wait for long for what is being fetched, which may be hours of a download.
     """
 
     def __init__(self, fetch: Callable[[int], T]) -> None:
@@ -33,6 +46,7 @@ class Ahead(Generic[T]):
 
     def _submit(self, step: int) -> Future[T]:
         future: Future[T] = Future()
+        _BEGUN.add(future)
         self._work.put((future, self._fetch, step))
         return future
 
@@ -43,8 +57,9 @@ class Ahead(Generic[T]):
 def _serve(work: queue.SimpleQueue[Any]) -> None:
     while (item := work.get()) is not None:
         future, fetch, step = item
-        try:
-            future.set_result(fetch(step))
-        except BaseException as error:  # it is raised where the result is asked for
-            future.set_exception(error)
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(fetch(step))
+            except BaseException as error:  # it is raised where the result is asked for
+                future.set_exception(error)
         del item, future, fetch

@@ -1,7 +1,10 @@
 """Which images a step sees, and what augmentation does to them."""
 
 import dataclasses
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from afa_dist.data.augment import Augmentation, crop
 from afa_dist.data.image_set import ImageSet, choose_evenly, hold_out
 from afa_dist.data.loader import Loader
 from afa_dist.distributed import SlicedRandom, World
+
+ROOT = Path(__file__).parents[2]
 
 DATA = ImageSet(
     torch.randint(0, 256, (200, 1, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
@@ -156,6 +161,28 @@ def test_the_next_step_is_fetched_without_being_asked_for():
     ahead = Ahead(lambda step: waiting.set() if step == 1 else None)
     ahead(0)
     assert waiting.wait(timeout=10)
+
+
+ENDS = """
+import sys, threading, time, torch
+from afa_dist.data import ahead
+seconds, ahead.EXIT_SECONDS = map(float, sys.argv[1:])
+began = threading.Event()
+def fetch(step):
+    if step:
+        began.set()
+        time.sleep(seconds)
+        for _ in range(200):
+            torch.rand(300, 300).sort()
+images = ahead.Ahead(fetch)
+images(0)
+began.wait()
+"""
+
+
+@pytest.mark.parametrize(("takes", "waits"), [("0", "5"), ("600", "0.1")])
+def test_a_process_that_ends_while_more_is_fetched_ends_well_and_soon(takes, waits):
+    assert subprocess.run([sys.executable, "-c", ENDS, takes, waits], cwd=ROOT, timeout=60).returncode == 0
 
 
 def test_images_elsewhere_than_on_the_device_are_fetched_ahead():
