@@ -9,6 +9,7 @@ batches; generated ones go on from epoch to epoch, and are shuffled anew when al
 from __future__ import annotations
 
 import dataclasses
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -31,7 +32,7 @@ class Mixture:
         """share: as people write it; 0.7 is 7/10, not the nearest binary number."""
         return Mixture(real, generated, batch_size, Fraction(repr(share)) if generated else Fraction(0))
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """As many batches as the real images fill; 0 if they are too few for one."""
         if self.share == 1:

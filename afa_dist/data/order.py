@@ -32,6 +32,8 @@ def _listed(what: str, seed: int, turn: int, count: int) -> np.ndarray:
 def _computed(seed: int, count: int, places: np.ndarray) -> np.ndarray:
     """Block by block, for the places of a batch follow one another."""
     blocks = places // BLOCK
+    if len(places) and blocks.min() == blocks.max():
+        return _block(seed, count, int(blocks[0]))[places % BLOCK]
     found = np.empty(len(places), np.int64)
     for block in np.unique(blocks).tolist():
         own = blocks == block

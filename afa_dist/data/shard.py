@@ -77,6 +77,9 @@ class Shard:
     shape: C, H, W; None where images are encoded.
     """
 
+    # Each row that is read looks into another file of thousands, so that none of this is in the processor's cache.
+    __slots__ = ("checksums_N", "images", "labels_N", "path", "shape")
+
     def __init__(self, path: Path) -> None:
         """Raises:
         DamagedShardError: it is no file of images, or not whole.
