@@ -8,13 +8,18 @@ system has in its cache. Prints a table and writes results/data.json. Run it on 
 
 - The loader of a prepared set against torchvision's CIFAR10 with a DataLoader of two workers, both with random crops and
   flips, and against what a ResNet-18 training step takes on two threads.
-- Photographs: batches of a prepared set against bare decoding by Pillow in as many threads.
+- Photographs: batches of a prepared set against bare decoding by Pillow in as many threads, with mirroring and conversion to
+  numbers, which take a part of the same cores, and as bytes.
 - 20 million rows: seconds and memory of opening, random batches against those of 50,000 rows, and the first batch of a run
   that goes on at step one million against that of a new one.
 """
 
 from __future__ import annotations
 
+# As the jobs do, before torch and Arrow are imported: it says how threads wait and where memory goes.
+import afa_dist.cli  # noqa: F401
+
+# isort: split
 import argparse
 import dataclasses
 import io
@@ -122,6 +127,17 @@ def steps_from(loader: Loader, steps: int) -> Callable[[], None]:
     return run
 
 
+def bytes_from(loader: Loader, steps: int) -> Callable[[], None]:
+    """The same as bytes, as they go to a GPU, where they are mirrored and become numbers."""
+    numbers = itertools.count()
+
+    def run() -> None:
+        for _ in range(steps):
+            loader._fetch(next(numbers))
+
+    return run
+
+
 def torchvision_loader(pixels: np.ndarray, steps: int) -> Callable[[], None]:
     """CIFAR10 as torchvision has it, over the same pixels, with its own transforms and two workers."""
     from torchvision import datasets
@@ -195,6 +211,7 @@ def main() -> None:
             "torchvision, 2 workers": (torchvision_loader(pixels, steps // 10), steps // 10 * BATCH),
             "ResNet-18 step": (training_step(), 32),
             "photographs, prepared": (steps_from(loader_of(folder / "photographs", 224, 64), 16), 16 * 64),
+            "photographs, prepared, as bytes": (bytes_from(loader_of(folder / "photographs", 224, 64), 16), 16 * 64),
             "photographs, bare": (bare_decoding(jpegs * 2, 224), 1024),
         }
         taken = in_turns({label: run for label, (run, _) in work.items()}, options.repeats)
@@ -213,7 +230,8 @@ def main() -> None:
             "prepared / ResNet-18 step": ratio(rates[names[0]], rates[names[3]]),
             "prepared / torchvision": ratio(rates[names[0]], rates[names[2]]),
             "large / small": ratio(rates[names[1]], rates[names[0]]),
-            "photographs: prepared / bare": ratio(rates[names[4]], rates[names[5]]),
+            "photographs: prepared / bare": ratio(rates[names[4]], rates[names[6]]),
+            "photographs: prepared, as bytes / bare": ratio(rates[names[5]], rates[names[6]]),
             "first batch: step 1,000,000 / step 0": ratio(first["1,000,000"], first["0"]),
         },
         "first_batch_seconds": first,

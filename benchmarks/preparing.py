@@ -9,6 +9,10 @@ was resident at once is measured, libraries included. Prints a table and writes 
 
 from __future__ import annotations
 
+# As the jobs do, before torch and Arrow are imported: it says how threads wait and where memory goes.
+import afa_dist.cli  # noqa: F401
+
+# isort: split
 import argparse
 import io
 import json
