@@ -8,8 +8,8 @@ system has in its cache. Prints a table and writes results/data.json. Run it on 
 
 - The loader of a prepared set against torchvision's CIFAR10 with a DataLoader of two workers, both with random crops and
   flips, and against what a ResNet-18 training step takes on two threads.
-- Photographs: batches of a prepared set against bare decoding by Pillow in as many threads, with mirroring and conversion to
-  numbers, which take a part of the same cores, and as bytes.
+- Photographs: batches of a prepared set against bare decoding by Pillow in as many threads: as bytes, and mirrored and made
+  to numbers, which takes a part of the same cores.
 - 20 million rows: seconds and memory of opening, random batches against those of 50,000 rows, and the first batch of a run
   that goes on at step one million against that of a new one.
 """
