@@ -9,6 +9,6 @@ SPIN_COUNT = "20000"
 # spinning ones keep those from running that they wait for (benchmarks/threads.py, docs/running.md).
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
-# Arrow reads this when it is imported. Its own pool keeps a part of what it frees, more than 100 MB where large photographs
-# are read from Parquet (benchmarks/preparing.py); the system's does as `memory.py` says.
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+# Arrow's memory pool reads this when it is imported: it gives back at once what it frees, which is more than 100 MB where
+# large photographs are read from Parquet (benchmarks/preparing.py). The system's pool would too, and be a fifth slower.
+os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")
