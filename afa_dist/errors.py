@@ -66,6 +66,10 @@ def named_by(option: str) -> Iterator[None]:
         raise type(error)(map(named, error.problems)) from error
 
 
+class DamageFound(RuntimeError):
+    """Data were looked at, and a part of them cannot be used."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on for a reason the user should read (for example a loss that is not finite)."""
 

@@ -22,7 +22,7 @@ from afa_dist.cli.mistakes import report
 from afa_dist.cli.specification import build
 from afa_dist.config import BaseRun, Section
 from afa_dist.config.fields import to_mapping
-from afa_dist.errors import LostWorker, Problem, Stopped, TrainingError, UserError, collected
+from afa_dist.errors import DamageFound, LostWorker, Problem, Stopped, TrainingError, UserError, collected
 from afa_dist.training.run_dir import RunDirectory
 
 S = TypeVar("S", bound=Section)
@@ -71,7 +71,7 @@ def run_job(
     except UserError as error:
         report(error.problems, started=started)
         return 2
-    except (LostWorker, TrainingError) as error:
+    except (LostWorker, TrainingError, DamageFound) as error:
         print(f"afa-dist: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -22,8 +22,9 @@ from afa_dist.data.census import Census, tiles_of_one_size
 from afa_dist.data.sheet import contact_sheet
 from afa_dist.data.sources.base import Source
 from afa_dist.data.sources.find import open_source
-from afa_dist.errors import UserError
+from afa_dist.errors import DamageFound, UserError
 from afa_dist.files import write_aside, write_json
+from afa_dist.memory import give_back_freed_memory
 from afa_dist.report.blocks import Cell, Picture, Section, Strip, Table
 from afa_dist.report.page import write_page
 from afa_dist.runtime.placement import cores
@@ -54,7 +55,12 @@ def describe(run: LookRun, source: Source) -> None:
 
 
 def execute(run: LookRun, source: Source) -> None:
-    """Look at every image, show and write what was found."""
+    """Look at every image, show and write what was found.
+
+    Raises:
+        DamageFound: there are images that cannot be used.
+    """
+    give_back_freed_memory()
     describe(run, source)
     torch.set_num_threads(run.threads or cores())
     census = Census(source)
@@ -73,6 +79,9 @@ def execute(run: LookRun, source: Source) -> None:
     except UserError as error:
         say(str(error))
     say(f"all figures: {out / RECORD}")
+    damaged, images = (sum(part[key] for part in found["splits"].values()) for key in ("damaged", "images"))
+    if damaged:
+        raise DamageFound(f"{damaged} of {images} images cannot be used; what they are in must be mended or replaced")
 
 
 ROWS = {

@@ -22,7 +22,7 @@ from afa_dist.errors import Problem, UserError, collected
 from afa_dist.memory import give_back_freed_memory
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.runtime.prepare import Preparation, begun_problems, dest_problems, prepare, scaling_of
+from afa_dist.runtime.prepare import Preparation, begun_problems, dest_problems, finished, prepare, scaling_of
 
 
 def main(program: str, description: str) -> int:
@@ -56,7 +56,7 @@ def check(run: PrepareRun) -> Preparation:
     """
     give_back_freed_memory()
     dest = Path(run.dest).expanduser().resolve()
-    problems: list[Problem] = list(dest_problems(dest))
+    problems: list[Problem] = []
     if torchrun_size() > 1:
         problems.append(Problem("workers", "files are shared out to Ray workers; start it without torchrun"))
     preparation, licence = None, ""
@@ -66,6 +66,8 @@ def check(run: PrepareRun) -> Preparation:
         source = open_source(run)
         problems += _label_problems(run, source)
         preparation = Preparation(run, source, layout_of(source, run), dest, licence)
+    if preparation is None or finished(preparation) is None:
+        problems += dest_problems(dest)
     if preparation is not None and not problems:
         problems += begun_problems(preparation)
     raise_any(problems)
@@ -104,8 +106,12 @@ def describe(run: PrepareRun, prepared: Preparation) -> None:
 def execute(run: PrepareRun, prepared: Preparation) -> None:
     """Prepare, with a bar."""
     describe(run, prepared)
-    with session(scaling_of(run)) as placement, EvaluationProgress("prepare") as progress:
-        record = prepare(prepared, placement, progress.show)
+    if (found := finished(prepared)) is not None:
+        say("all of it is there already")
+        record = found
+    else:
+        with session(scaling_of(run)) as placement, EvaluationProgress("prepare") as progress:
+            record = prepare(prepared, placement, progress.show)
     for split, part in record["splits"].items():
         least, most = min(part["per_class"]), max(part["per_class"])
         say(f"{split}: {part['images']} images, {least} to {most} of each class")

@@ -73,7 +73,7 @@ class RemoteFolder:
         return RemoteFolder, (self.address, self.option)
 
     def has_answered(self) -> None:
-        """Told that its server has answered another process, so that it is waited for."""
+        """Told that its server answers, or has answered another process, so that it is waited for."""
         _ANSWERED.add(self.server)
 
     def sizes(self) -> dict[str, int]:

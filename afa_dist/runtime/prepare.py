@@ -66,6 +66,18 @@ def dest_problems(dest: Path) -> Iterator[Problem]:
         yield Problem("dest", f"{dest} cannot be made: its folder cannot be written to")
 
 
+def finished(preparation: Preparation) -> dict[str, Any] | None:
+    """The record of the set in `dest`, if it is this one and whole."""
+    record = _read(preparation.dest / RECORD)
+    try:
+        files = [ShardFile(**file) for split in record["splits"].values() for file in (*split["files"], split["labels"])]
+        same = record["made_as"] == json.loads(json.dumps(preparation.identity()))
+        whole = all((preparation.dest / file.name).stat().st_size == file.bytes for file in files)
+    except (OSError, KeyError, TypeError):
+        return None
+    return record if same and whole else None
+
+
 def begun_problems(preparation: Preparation) -> Iterator[Problem]:
     """Whether another preparation for the same place was begun and not finished."""
     recorded = _read(preparation.aside / IDENTITY)
@@ -80,12 +92,15 @@ def scaling_of(run: PrepareRun) -> ScalingConfig:
 
 
 def prepare(preparation: Preparation, placement: Placement, on_progress: OnProgress) -> dict[str, Any]:
-    """Write all files that are not there yet, then the record; returns it. `dest` appears when all is done.
+    """Write all files that are not there yet, then the record; returns it. `dest` appears when all is done; if it is there
+    already, nothing is.
 
     Raises:
         Stopped: a signal; the same command goes on.
         UserError: images that cannot be read; files that are finished stay.
     """
+    if (record := finished(preparation)) is not None:
+        return record
     (preparation.aside / KEPT).mkdir(parents=True, exist_ok=True)
     with exclusive(preparation.aside.with_suffix(".lock")), heed_signals() as note:
         if problems := [*dest_problems(preparation.dest), *begun_problems(preparation)]:
@@ -161,7 +176,7 @@ def _finish(preparation: Preparation, records: Mapping[Share, Mapping[str, Any]]
     mean, std = statistics(np.sum(np.array(histograms, dtype=np.int64), axis=0))
     sizes = {tuple(record["size"] or ()) for record in records.values()}
     one_size = next(iter(sizes)) if len(sizes) == 1 and () not in sizes else None
-    record = SetRecord(
+    of_set = SetRecord(
         classes=source.classes,
         form=layout.form,
         storage=layout.storage,
@@ -172,7 +187,8 @@ def _finish(preparation: Preparation, records: Mapping[Share, Mapping[str, Any]]
         splits=splits,
         source=source.identity,
         licence=preparation.licence,
-    ).to_mapping()
+    )
+    record = {**of_set.to_mapping(), "made_as": preparation.identity()}
     write_json(aside / RECORD, record)
     if preparation.dest.exists():
         preparation.dest.rmdir()  # it was empty

@@ -241,9 +241,18 @@ def test_another_source_or_other_options_do_not_go_on(tmp_path):
     with pytest.raises(UserError, match="the beginning of a set with another source"):
         check(run)
     shutil.rmtree(tmp_path / ".out.preparing")
-    prepare(check(run), HERE, lambda progress: None)
+    record = prepare(check(run), HERE, lambda progress: None)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert prepare(check(run), HERE, lambda progress: None) == json.loads(json.dumps(record))  # it is there already
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
+    for path in ("train-00000-of-00004.arrow", "dataset.json"):
+        content = (tmp_path / "out" / path).read_bytes()
+        (tmp_path / "out" / path).write_bytes(content[:-9])
+        with pytest.raises(UserError, match=r"dest: .* exists and is not an empty folder"):
+            check(run)
+        (tmp_path / "out" / path).write_bytes(content)
     with pytest.raises(UserError, match=r"dest: .* exists and is not an empty folder"):
-        check(run)
+        check(dataclasses.replace(run, shard_size=6))
 
 
 def test_a_job_that_is_killed_and_then_warned_goes_on(tmp_path):
@@ -283,7 +292,8 @@ def test_a_look_finds_what_is_damaged_and_what_is_there_twice(tmp_path, monkeypa
         return main("prepare_data.py", ""), "".join(capsys.readouterr())
 
     code, said = look(source, "--threads", 1)
-    assert code == 0 and "000.png: holds no readable image" in said and "test row 6 is training row 10" in said, said
+    assert code == 1 and "1 of 31 images cannot be used" in said, said
+    assert "000.png: holds no readable image" in said and "test row 6 is training row 10" in said, said
     found = json.loads((tmp_path / "inspection-source/inspection.json").read_text())
     train, test = found["splits"]["train"], found["splits"]["test"]
     assert (train["images"], train["damaged"], train["repeated"], train["other_label"]) == (21, 1, 2, 1)
@@ -296,12 +306,14 @@ def test_a_look_finds_what_is_damaged_and_what_is_there_twice(tmp_path, monkeypa
     assert code == 2 and "source: missing; write prepare_data.py inspect PATH" in said
 
     prepared("", tmp_path / "digits", kind="digits", shard_size=100)
+    code, said = look("digits", "--out", "sound")
+    assert code == 0, said
     path = tmp_path / "digits/train-00001-of-00015.arrow"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     code, said = look("digits", "--out", "look")
-    assert code == 0 and "train-00001-of-00015.arrow is not what was written" in said, said
+    assert code == 1 and "train-00001-of-00015.arrow is not what was written" in said, said
     assert json.loads((tmp_path / "look/inspection.json").read_text())["splits"]["train"]["damaged"] == 1
 
 
