@@ -63,11 +63,14 @@ def execute(run: LookRun, source: Source) -> None:
     give_back_freed_memory()
     describe(run, source)
     torch.set_num_threads(run.threads or cores())
+    out = Path(run.out).expanduser() if run.out else Path(f"inspection-{source.identity.get('name') or run.kind}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError.one("out", f"{out} cannot be made ({error.strerror}); give another folder") from error
     census = Census(source)
     with EvaluationProgress("inspect") as progress:
         found = census.take(progress.counting("images", sum(map(len, source.labels.values()))))
-    out = Path(run.out).expanduser() if run.out else Path(f"inspection-{source.identity.get('name') or run.kind}")
-    out.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(tiles_of_one_size(census.tiles)) if any(census.tiles.values()) else None
     if sheet is not None:
         write_aside(out / SHEET, lambda aside: sheet.save(aside, "PNG"))

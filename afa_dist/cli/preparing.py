@@ -15,7 +15,7 @@ from afa_dist.cli.job import raise_any, resolve_alone, run_job
 from afa_dist.cli.words import counted, say
 from afa_dist.config.preparing import PrepareRun
 from afa_dist.data.layout import layout_of
-from afa_dist.data.preparing import shares_of
+from afa_dist.data.preparing import KEPT, shares_of
 from afa_dist.data.sources.base import Source
 from afa_dist.data.sources.find import open_source
 from afa_dist.errors import Problem, UserError, collected
@@ -110,6 +110,8 @@ def execute(run: PrepareRun, prepared: Preparation) -> None:
         say("all of it is there already")
         record = found
     else:
+        if begun := len(list((prepared.aside / KEPT).glob("*-of-*.json"))):
+            say(f"goes on with what was begun: {counted(begun, 'file')} of it")
         with session(scaling_of(run)) as placement, EvaluationProgress("prepare") as progress:
             record = prepare(prepared, placement, progress.show)
     for split, part in record["splits"].items():

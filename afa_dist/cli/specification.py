@@ -92,7 +92,9 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> tuple[Any,
         value = [part.strip() for part in value.split(",") if part.strip()]
     if _is_optional(plain) and isinstance(value, str) and value.lower() in ("null", "none", ""):
         value = None
-    if get_origin(plain) is not Literal:
+    if get_origin(plain) is Literal:
+        value = next((choice for choice in get_args(plain) if str(choice) == value), value)  # words may stand for numbers
+    else:
         try:
             value = _adapter(plain).validate_python(value)
         except pydantic.ValidationError:

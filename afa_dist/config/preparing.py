@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from afa_dist.address import fault_of
+from afa_dist.address import fault_of, is_address
 from afa_dist.config.cache import cache_gib_setting, cache_problems, cache_setting
 from afa_dist.config.fields import Section, setting
 from afa_dist.errors import Problem
@@ -44,6 +44,8 @@ class LookRun(Section):
 
     def problems(self) -> Iterator[Problem]:
         yield from cache_problems(self.cache)
+        if is_address(self.out):
+            yield Problem("out", f"{self.out} is an address; give a folder of this machine")
         if not self.source and self.kind != "digits":
             yield Problem("source", "missing; write prepare_data.py inspect PATH")
         if fault := fault_of(self.source):
@@ -87,6 +89,10 @@ class PrepareRun(Section):
 
     def problems(self) -> Iterator[Problem]:
         yield from cache_problems(self.cache)
+        if is_address(self.dest):
+            yield Problem(
+                "dest", f"{self.dest} is an address; give a folder of this machine, and copy it there when it is done"
+            )
         for name in ("source", "dest"):
             if not getattr(self, name) and not (name == "source" and self.kind == "digits"):
                 yield Problem(name, "missing; write prepare_data.py SOURCE DEST")

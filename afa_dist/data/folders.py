@@ -91,7 +91,7 @@ def list_tree(folder: Path, split: str) -> Listing:
     train = folder / "train"
     classes = _folders(train) if train.is_dir() else []
     if not classes:
-        hint = "data.path must be the folder that train and test lie in"
+        hint = "give the folder that train and test lie in"
         if (folder / "wnids.txt").is_file():
             hint = "it looks like Tiny-ImageNet: use data.name tiny-imagenet"
         raise UserError.one(str(folder), f"holds no train folder with a folder for each class; {hint}")

@@ -65,8 +65,8 @@ def _load_prepared(config: DataConfig) -> ImageSet:
     return found.subset(np.arange(limit)) if 0 < limit < len(found) else found
 
 
-def check_files(files: Sequence[Path], option: str) -> None:
-    """Whether these are all files of a set, as far as their names, the run that they lie in or a record beside them say;
+def check_files(files: Sequence[Path], option: str, split: str = "train") -> None:
+    """Whether these are all files of a split, as far as their names, the run that they lie in or a record beside them say;
     what is in them is checked as they are read.
 
     Raises:
@@ -79,7 +79,7 @@ def check_files(files: Sequence[Path], option: str) -> None:
         raise UserError.one(option, f"{folder.parent} is not a finished set of images; finish generate.py first")
     there = {path.name: path for path in files}
     numbers = [match for name in there if (match := NUMBERED.fullmatch(name))]
-    recorded = recorded_files(folder, option)
+    recorded = recorded_files(folder, option, split)
     wanted = set(recorded) | {f"{m[1]}-{n:05d}-of-{m[3]}.parquet" for m in numbers for n in range(int(m[3]))}
     if missing := sorted(wanted - set(there)):
         what = f"{folder} lacks {', '.join(missing[:5])} ({len(missing)} of {len(wanted)} files)"
@@ -96,8 +96,8 @@ def check_files(files: Sequence[Path], option: str) -> None:
 NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
 
 
-def recorded_files(folder: Path, option: str) -> dict[str, int]:
-    """Names and rows of the files of a set, as recorded beside them; empty where nothing is.
+def recorded_files(folder: Path, option: str, split: str) -> dict[str, int]:
+    """Names and rows of the files of a split, as recorded beside them; empty where nothing is.
 
     Raises:
         UserError: the record says something else.
@@ -105,7 +105,7 @@ def recorded_files(folder: Path, option: str) -> dict[str, int]:
     record = record_of(str(folder))
     files = record.get("files")
     if files is None and isinstance(record.get("splits"), dict):  # of prepare_data.py
-        files = (record["splits"].get("train") or {}).get("files")
+        files = (record["splits"].get(split) or {}).get("files")
     if files is None:
         return {}
     try:

@@ -50,6 +50,8 @@ def layout_of(source: Source, run: PrepareRun) -> Layout:
         some = [one for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
         total_bytes += sum(one.size_in_bytes for one in some)
         shapes += [(found[0], *([run.image_size] * 2 if run.image_size else found[1:])) for found in sizes_of(some)]
+    if run.channels == 1 and any(shape[0] > 1 for shape in shapes):
+        raise UserError.one("channels", "1 is for grey images, and of these some are in colour; leave it out")
     channels: int = run.channels or max(shape[0] for shape in shapes)
     sizes = sorted({shape[1:] for shape in shapes})
     small = len(sizes) == 1 and max(sizes[0]) <= RAW_SIDE
@@ -69,7 +71,8 @@ def _of_pixels(pixels: tuple[int, int, int], run: PrepareRun) -> tuple[int, int,
         "image_size": run.image_size != 0,
         "channels": run.channels not in (0, pixels[0]),
     }
-    what = f"is not for this source, which holds pixels, {' x '.join(map(str, pixels))}; leave it out"
+    what = f"is not for this source, which holds pixels, {' x '.join(map(str, pixels))}; leave it out, or take the images"
+    what += " that these were made from"
     if problems := [Problem(option, f"{getattr(run, option)} {what}") for option in wrong if wrong[option]]:
         raise UserError(problems)
     return pixels

@@ -108,7 +108,7 @@ def read_record(place: SetPlace) -> SetRecord:
     try:
         found = place.record()
     except OSError as error:
-        what = f"{place.name} holds no {RECORD}, so it is no prepared set; make one with prepare_data.py SOURCE DEST"
+        what = f"{place.name} holds no {RECORD}, or is not there; prepare_data.py SOURCE DEST makes a prepared set"
         raise UserError.one("data.path", what) from error
     try:
         return SetRecord.of_mapping(json.loads(found))

@@ -23,6 +23,7 @@ from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.shard import write_encoded, write_raw
 from afa_dist.data.sources.base import Piece, Source
 from afa_dist.data.writing import IMAGE, png, write_rows
+from afa_dist.errors import UnreachableError, UserError
 from afa_dist.files import sha256, write_json
 
 ROWS = pa.schema([("image", IMAGE), ("label", pa.int64())])
@@ -57,13 +58,22 @@ class Preparer:
         self.source, self.layout, self.classes, self.folder = source, layout, tuple(classes), folder
 
     def write(self, share: Share, labels: np.ndarray, piece: Piece | None = None) -> dict[str, Any]:
-        """Write a file; returns what is to be recorded of it, which is kept beside it as well.
+        """Write a file; returns what is to be recorded of it, which is kept beside it as well; or, as `problems`, what is
+        wrong with its images, so that the mistakes of all files can be told together.
 
         piece: its images, where the source can be read by one process only.
 
         Raises:
-            UserError: images that cannot be read, or are of other sizes than the others.
+            UnreachableError: the source does not answer.
         """
+        try:
+            return self._write(share, labels, piece)
+        except UnreachableError:
+            raise
+        except UserError as error:
+            return {"problems": [dataclasses.astuple(problem) for problem in error.problems]}
+
+    def _write(self, share: Share, labels: np.ndarray, piece: Piece | None) -> dict[str, Any]:
         if piece is None:
             assert self.source is not None
             piece = self.source.read(share.split, share.start, share.stop)

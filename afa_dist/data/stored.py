@@ -187,7 +187,7 @@ def _files_in(folder: Path, split: str, option: str) -> list[Path]:
     files = split_files(folder, split)
     if not files and (folder / "config.yaml").exists():
         raise UserError.one(option, f"{folder} holds no {split}*.parquet; finish generate.py first")
-    check_files(files, option)
+    check_files(files, option, split)
     return files
 
 

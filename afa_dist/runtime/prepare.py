@@ -16,6 +16,7 @@ import torch
 
 from afa_dist.config import ScalingConfig
 from afa_dist.config.preparing import PrepareRun
+from afa_dist.data.decode import MISTAKES
 from afa_dist.data.layout import Layout
 from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.prepared import SetRecord, SplitRecord, write_labels
@@ -62,8 +63,11 @@ def dest_problems(dest: Path) -> Iterator[Problem]:
     """Whether there is no place for the files."""
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         yield Problem("dest", f"{dest} exists and is not an empty folder; choose another one")
-    elif not os.access(next(parent for parent in (dest, *dest.absolute().parents) if parent.exists()), os.W_OK):
-        yield Problem("dest", f"{dest} cannot be made: its folder cannot be written to")
+        return
+    above = next(parent for parent in (dest, *dest.absolute().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        what = "cannot be written to" if above.is_dir() else "is a file"
+        yield Problem("dest", f"{dest} cannot be made: {above} {what}; choose another place")
 
 
 def finished(preparation: Preparation) -> dict[str, Any] | None:
@@ -101,7 +105,11 @@ def prepare(preparation: Preparation, placement: Placement, on_progress: OnProgr
     """
     if (record := finished(preparation)) is not None:
         return record
-    (preparation.aside / KEPT).mkdir(parents=True, exist_ok=True)
+    try:
+        (preparation.aside / KEPT).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"{preparation.dest} cannot be made ({error.strerror}); choose another place"
+        raise UserError.one("dest", what) from error
     with exclusive(preparation.aside.with_suffix(".lock")), heed_signals() as note:
         if problems := [*dest_problems(preparation.dest), *begun_problems(preparation)]:
             raise UserError(problems)
@@ -126,6 +134,7 @@ def _write_all(
     missing = [share for share in shares if share not in records]
     total, began = sum(share.stop - share.start for share in missing), time.monotonic()
     done = 0
+    problems: list[Problem] = []
 
     def tick() -> None:
         if reason := stop():
@@ -136,9 +145,18 @@ def _write_all(
     if missing:
         for number, record in call_each(_calls(preparation, missing), _executor(preparation, placement), tick):
             share = missing[number]
+            if wrong := record.get("problems"):
+                problems += [Problem(*each) for each in wrong]
+                if len(problems) >= MISTAKES:
+                    break
+                continue
             records[share] = record
             done += share.stop - share.start
             tick()
+    if problems:
+        more = "; inspect SOURCE looks at all of them" if len(problems) >= MISTAKES else ""
+        what = f"{len(problems)} mistakes stand above{more}; files without any are finished and stay"
+        raise UserError([*problems, Problem("source", what)])
     return {share: records[share] for share in shares}
 
 

@@ -209,7 +209,11 @@ def other_test_size(root):
             "",
             "holds no test images: a folder for each class in one of test, val",
         ),
-        (lambda root: shutil.rmtree(root / "train"), "", "holds no train folder with a folder for each class; data.path"),
+        (
+            lambda root: shutil.rmtree(root / "train"),
+            "",
+            "holds no train folder with a folder for each class; give the folder",
+        ),
         (lambda root: [shutil.rmtree(p) for p in (root / "test").iterdir()], "", "holds no test images"),
     ],
 )

@@ -81,7 +81,11 @@ def test_a_prepared_set_is_the_set_itself(kind, form, tmp_path, monkeypatch):
     splits = load_splits(DataConfig(name=kind, path=str(source) if source else None, held_out=0))
     assert np.allclose((record["mean"], record["std"]), splits.train.pixel_statistics(), atol=2e-6)
     assert record["licence"] == "CC0" and record["shape"] == splits.train.shape
-    assert {path.name for path in tmp_path.iterdir()} <= {"source", "out"}
+    for place in (tmp_path / "out", (tmp_path / "out").as_uri()):  # what was made is a source as well
+        prepared(place, tmp_path / "again", cache=str(tmp_path / "cache"))
+        assert same(read(tmp_path / "again"), directly)
+        shutil.rmtree(tmp_path / "again")
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", "out", "cache"}
 
 
 def photographs(folder, count=12):
@@ -110,7 +114,7 @@ def test_photographs_keep_their_bytes_and_are_decoded_when_they_are_read(tmp_pat
     assert same(read(tmp_path / "raw"), read(tmp_path / "source", "folder", image_size=64))
     for options, words in (
         ({"storage": "raw"}, "storage: raw needs images of one size"),
-        ({"channels": 1}, "is in colour, those looked at first are grey|add --channels 3"),
+        ({"channels": 1}, "channels: 1 is for grey images, and of these some are in colour"),
     ):
         with pytest.raises(UserError, match=words):
             prepared(tmp_path / "source", tmp_path / "refused", **options)
@@ -188,6 +192,11 @@ def test_sources_that_cannot_be_stored_or_told_apart_are_refused(tmp_path):
     deep = tmp_path / "deep"
     tree(deep)
     Image.fromarray(random.integers(0, 2**16, (6, 5), np.uint16)).save(deep / "train/cat/000.png")
+    half, shut, unnamed = tmp_path / "half", tmp_path / "shut", tmp_path / "unnamed"
+    shutil.copytree(deep / "train", half / "train")
+    for path in (shut / "train-0.tar.gz", unnamed / "shard-0.tar"):
+        path.parent.mkdir()
+        path.write_bytes(b"")
     for source, options, words in (
         (tmp_path / "none", {}, "source: .* does not exist"),
         (tmp_path / "empty", {}, "holds nothing that is known here: cifar-10"),
@@ -198,9 +207,17 @@ def test_sources_that_cannot_be_stored_or_told_apart_are_refused(tmp_path):
         ("", {"kind": "digits", "image_size": 4}, "image_size: 4 is not for this source, which holds pixels, 1 x 8 x 8"),
         ("", {"kind": "digits", "storage": "encoded"}, "storage: encoded is not for this source"),
         (deep, {"licence": "@nowhere"}, "licence: nowhere cannot be read"),
+        (half, {}, "holds no test images: a folder for each class in one of test, val, valid"),
+        (half / "train", {}, "holds a split; give the folder that it lies in"),
+        (shut, {}, "holds compressed tars"),
+        (unnamed, {}, "holds tars whose names say neither train, val nor test"),
+        (deep, {"dest": "s3://bucket/out"}, "dest: s3://bucket/out is an address; give a folder of this machine"),
+        (deep, {"dest": str(unnamed / "shard-0.tar" / "out")}, "cannot be made: .*shard-0.tar is a file"),
+        (deep, {"dest": "/proc/out"}, "dest: /proc/out cannot be made"),
+        (deep.as_uri(), {}, "holds neither a prepared set nor train.*parquet"),
     ):
         with pytest.raises(UserError, match=words):
-            prepared(source, tmp_path / "out", **options)
+            prepared(source, **{"dest": tmp_path / "out", **options})
     prepared(deep, tmp_path / "deep16")  # 16 bits: the upper 8, as when it is read directly
     assert same(read(tmp_path / "deep16"), read(deep, "folder"))
 
@@ -209,11 +226,15 @@ def test_a_damaged_image_is_named_and_finished_files_are_kept(tmp_path, monkeypa
     monkeypatch.setattr(layout, "LOOKED_AT", 2)
     source, out = tmp_path / "source", tmp_path / "out"
     tree(source)
-    bad = source / "train/owl/015.png"
+    bad, worse = source / "train/owl/015.png", min((source / "test/dog").iterdir())
     whole = bad.read_bytes()
     bad.write_bytes(whole[:40] + bytes(len(whole) - 40))
-    with pytest.raises(UserError, match=r"015.png: holds no readable image"):
+    other = worse.read_bytes()
+    worse.write_bytes(bytes(len(other)))
+    with pytest.raises(UserError) as caught:
         prepared(source, out, shard_size=5)
+    assert [Path(problem.where).name for problem in caught.value.problems] == ["015.png", worse.name, "source"]
+    worse.write_bytes(other)
     aside = tmp_path / ".out.preparing"
     kept = {path: path.stat().st_mtime_ns for path in aside.glob("train-*.arrow")}
     assert len(kept) == 3 and not out.exists()
@@ -315,6 +336,14 @@ def test_a_look_finds_what_is_damaged_and_what_is_there_twice(tmp_path, monkeypa
     code, said = look("digits", "--out", "look")
     assert code == 1 and "train-00001-of-00015.arrow is not what was written" in said, said
     assert json.loads((tmp_path / "look/inspection.json").read_text())["splits"]["train"]["damaged"] == 1
+
+
+def test_channels_may_be_words_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", str(tmp_path / "set"), "--kind", "digits", "--channels", "1"])
+    assert main("prepare_data.py", "") == 0, capsys.readouterr()
+    for words in ("all of it is there already", "all of it: "):
+        assert main("prepare_data.py", "") == 0
+        assert words in capsys.readouterr().out
 
 
 def test_source_and_dest_stand_in_front():

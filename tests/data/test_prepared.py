@@ -177,7 +177,7 @@ def test_files_that_are_missing_cut_off_too_many_or_others_are_named(tmp_path):
     (folder / "dataset.json").write_text("{}")
     refused("is no record of a prepared set")
     (folder / "dataset.json").unlink()
-    refused("it is no prepared set")
+    refused("holds no dataset.json, or is not there")
 
 
 def test_a_file_with_another_schema_is_named(tmp_path):

@@ -305,7 +305,7 @@ def test_parquet_and_prepared_sets_at_addresses_are_prepared(store, folder, tmp_
     }
     with pytest.raises(UserError, match=r"^cache_gib: .* is too little: s3://bucket/set needs"):
         prepared(store.address("set"), tmp_path / "nothing", cache=str(tmp_path / "small"), cache_gib=1e-6)
-    with pytest.raises(UserError, match="source: s3://bucket/none holds no train"):
+    with pytest.raises(UserError, match="source: s3://bucket/none holds neither a prepared set nor train"):
         prepared(store.address("none"), tmp_path / "nothing")
     with pytest.raises(UserError, match="is an address, where parquet and prepared can be read; folder needs a folder"):
         prepared(store.address("none"), tmp_path / "nothing", kind="folder")

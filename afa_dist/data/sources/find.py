@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 from afa_dist.address import is_address, without_options
 from afa_dist.config.preparing import LookRun, PrepareRun
-from afa_dist.data.folders import TEST_FOLDERS
 from afa_dist.data.generated import record_of
-from afa_dist.data.parquet import split_files
+from afa_dist.data.parquet import remote_split_files, split_files
 from afa_dist.data.remote import RemoteFolder
 from afa_dist.data.set_place import RECORD, Address, Folder, cache_of
 from afa_dist.data.sources.arrays import InMemory, Npz
@@ -54,11 +55,10 @@ def open_source(run: PrepareRun | LookRun) -> Source:
 
 def _at_address(run: PrepareRun | LookRun) -> Source:
     """A prepared set, or Parquet files."""
-    kind = run.kind
+    kind: str = run.kind
     folder = RemoteFolder(run.source, "source")
     if kind == "auto":
-        there = folder.sizes()
-        kind = "prepared" if RECORD in there and any(name.endswith(".arrow") for name in there) else "parquet"
+        kind = _kind_at(folder)
     if kind == "parquet":
         return Tables(folder, run.classes)
     if kind == "prepared":
@@ -66,6 +66,16 @@ def _at_address(run: PrepareRun | LookRun) -> Source:
             return Prepared(Address(run.source, cache_of(run, ""), "source"))
     what = f"{without_options(run.source)} is an address, where parquet and prepared can be read; {kind} needs a folder"
     raise UserError.one("source", what)
+
+
+def _kind_at(folder: RemoteFolder) -> str:
+    with contextlib.suppress(FileNotFoundError, ValueError, AttributeError):
+        if json.loads(folder.read(RECORD)).get("form") == "arrow":
+            return "prepared"
+    if not remote_split_files(folder, "train"):
+        what = f"{folder} holds neither a prepared set nor train*.parquet, or is not there"
+        raise UserError.one("source", f"{what}; other formats are read in folders of this machine")
+    return "parquet"
 
 
 def kind_of(path: Path) -> str:
@@ -91,9 +101,21 @@ def kind_of(path: Path) -> str:
         found += ["parquet"] * bool(split_files(path, "train"))
         found += ["webdataset"] * bool("train" in tars_of(path))
         has_classes = any(entry.is_dir() for entry in (path / "train").iterdir()) if (path / "train").is_dir() else False
-        found += ["folder"] * bool(has_classes and not found and any((path / name).is_dir() for name in TEST_FOLDERS))
+        found += ["folder"] * bool(has_classes and not found)
     if not found:
-        raise UserError.one("source", f"{path} holds nothing that is known here: {KNOWN}")
+        raise UserError.one("source", f"{path} holds {_instead(path) or f'nothing that is known here: {KNOWN}'}")
     if len(found) > 1:
         raise UserError.one("kind", f"{path} may be {' or '.join(found)}; say which")
     return found[0]
+
+
+def _instead(path: Path) -> str:
+    """What is there that would be known if it were a little different."""
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    if any(name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")) for name in names):
+        return "compressed tars, in which nothing can be found without reading all of it; unpack them to .tar"
+    if any(name.endswith(".tar") for name in names):
+        return "tars whose names say neither train, val nor test; rename them"
+    if path.name in ("train", "test", "val") and path.is_dir():
+        return f"a split; give the folder that it lies in, {path.parent}"
+    return ""

@@ -33,4 +33,5 @@ class Prepared(Source):
 
     def read(self, split: str, start: int, stop: int) -> Piece:
         rows = np.arange(start, stop)
-        return self._shards[split].raw(rows) if self.pixels is not None else self._shards[split].encoded(rows)
+        with named_by("source"):
+            return self._shards[split].raw(rows) if self.pixels is not None else self._shards[split].encoded(rows)
