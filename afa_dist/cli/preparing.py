@@ -22,7 +22,7 @@ from afa_dist.errors import Problem, UserError, collected
 from afa_dist.memory import give_back_freed_memory
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.runtime.prepare import Preparation, begun_problems, dest_problems, finished, prepare, scaling_of
+from afa_dist.runtime.prepare import Preparation, begun_layout, begun_problems, dest_problems, finished, prepare, scaling_of
 
 
 def main(program: str, description: str) -> int:
@@ -65,7 +65,7 @@ def check(run: PrepareRun) -> Preparation:
     with collected(problems):
         source = open_source(run)
         problems += _label_problems(run, source)
-        preparation = Preparation(run, source, layout_of(source, run), dest, licence)
+        preparation = Preparation(run, source, begun_layout(layout_of(source, run), run, dest), dest, licence)
     if preparation is None or finished(preparation) is None:
         problems += dest_problems(dest)
     if preparation is not None and not problems:

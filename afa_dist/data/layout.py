@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 
 from afa_dist.config.preparing import PrepareRun
-from afa_dist.data.decode import Encoded, sizes_of
+from afa_dist.data.decode import MISTAKES, Encoded, sizes_of
 from afa_dist.data.sources.base import Source
-from afa_dist.errors import Problem, UserError
+from afa_dist.errors import Problem, UserError, collected
 
 LOOKED_AT = 64
 """Images whose sizes and colours decide how all are stored."""
@@ -46,10 +46,14 @@ def layout_of(source: Source, run: PrepareRun) -> Layout:
     rows = np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).round().astype(int)).tolist()
     shapes: list[tuple[int, ...]] = []
     total_bytes = 0
+    problems: list[Problem] = []
     for row in rows:
-        some = [one for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
-        total_bytes += sum(one.size_in_bytes for one in some)
-        shapes += [(found[0], *([run.image_size] * 2 if run.image_size else found[1:])) for found in sizes_of(some)]
+        with collected(problems):
+            some = [one for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
+            total_bytes += sum(one.size_in_bytes for one in some)
+            shapes += [(found[0], *([run.image_size] * 2 if run.image_size else found[1:])) for found in sizes_of(some)]
+    if problems:
+        raise UserError(problems[:MISTAKES])
     if run.channels == 1 and any(shape[0] > 1 for shape in shapes):
         raise UserError.one("channels", "1 is for grey images, and of these some are in colour; leave it out")
     channels: int = run.channels or max(shape[0] for shape in shapes)

@@ -31,13 +31,14 @@ ROWS = pa.schema([("image", IMAGE), ("label", pa.int64())])
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """One file to be: rows start to stop - 1 of a split."""
+    """One file to be: rows start to stop - 1 of a split. mark: of these rows, see `Source.mark`."""
 
     split: str
     number: int
     start: int
     stop: int
     name: str
+    mark: str = ""
 
 
 def shares_of(source: Source, layout: Layout) -> list[Share]:
@@ -47,7 +48,8 @@ def shares_of(source: Source, layout: Layout) -> list[Share]:
         starts = range(0, len(labels), layout.shard_size)
         for number, start in enumerate(starts):
             stop = min(start + layout.shard_size, len(labels))
-            shares.append(Share(split, number, start, stop, f"{split}-{number:05d}-of-{len(starts):05d}.{layout.form}"))
+            name = f"{split}-{number:05d}-of-{len(starts):05d}.{layout.form}"
+            shares.append(Share(split, number, start, stop, name, source.mark(split, start, stop)))
     return shares
 
 
@@ -84,7 +86,7 @@ class Preparer:
         else:
             facts = self._write_raw(path, self._pixels(piece), labels, share)
         file = ShardFile(share.name, len(labels), path.stat().st_size, sha256(path))
-        record = {"file": dataclasses.asdict(file), **facts}
+        record = {"file": dataclasses.asdict(file), "mark": share.mark, **facts}
         write_json(kept(path), record)
         return record
 
@@ -149,16 +151,33 @@ def kept(path: Path) -> Path:
     return path.parent / KEPT / f"{path.name}.json"
 
 
-def done_before(folder: Path, share: Share) -> dict[str, Any] | None:
-    """What was recorded of a file that is there, whole; else None."""
-    path = folder / share.name
-    try:
-        record: dict[str, Any] = json.loads(kept(path).read_text())
-        file = ShardFile(**record["file"])
-        whole = path.stat().st_size == file.bytes and file.rows == share.stop - share.start and sha256(path) == file.sha256
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if whole else None
+def begun_in(folder: Path) -> dict[tuple[str, str], list[Path]]:
+    """Files that lie there, by split and number; of one there may be several, where sets had other numbers of files."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(folder.glob("*-*-of-*")):
+        split, number = path.name.split("-")[:2]
+        found.setdefault((split, number), []).append(path)
+    return found
+
+
+def done_before(share: Share, paths: Sequence[Path]) -> dict[str, Any] | None:
+    """What was recorded of a file that is among `paths`, whole, with these rows; else None. It has its name from now on."""
+    for path in paths:
+        try:
+            record: dict[str, Any] = json.loads(kept(path).read_text())
+            file = ShardFile(**record["file"])
+            same = record["mark"] == share.mark and file.rows == share.stop - share.start
+            whole = same and path.stat().st_size == file.bytes and sha256(path) == file.sha256
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if whole and path.suffix == Path(share.name).suffix:
+            if path.name != share.name:
+                record["file"]["name"] = share.name
+                write_json(kept(path.with_name(share.name)), record)
+                path.rename(path.with_name(share.name))
+                kept(path).unlink()
+            return record
+    return None
 
 
 COUNTED = 1 << 18

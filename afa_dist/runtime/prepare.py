@@ -20,7 +20,7 @@ from afa_dist.data.decode import MISTAKES
 from afa_dist.data.layout import Layout
 from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.prepared import SetRecord, SplitRecord, write_labels
-from afa_dist.data.preparing import KEPT, Preparer, Share, done_before, shares_of, statistics
+from afa_dist.data.preparing import KEPT, Preparer, Share, begun_in, done_before, shares_of, statistics
 from afa_dist.data.set_place import RECORD
 from afa_dist.data.sources.base import Source
 from afa_dist.errors import Problem, Stopped, UserError
@@ -46,8 +46,8 @@ class Preparation:
 
     @property
     def aside(self) -> Path:
-        """Where files are gathered until all are there."""
-        return self.dest.with_name(f".{self.dest.name}.preparing")
+        """See `aside_of`."""
+        return aside_of(self.dest)
 
     def identity(self) -> dict[str, Any]:
         """What the files depend on."""
@@ -85,9 +85,32 @@ def finished(preparation: Preparation) -> dict[str, Any] | None:
 def begun_problems(preparation: Preparation) -> Iterator[Problem]:
     """Whether another preparation for the same place was begun and not finished."""
     recorded = _read(preparation.aside / IDENTITY)
-    if recorded is not None and recorded != preparation.identity():
+    if recorded is None:
+        return
+    identity = preparation.identity()
+    if preparation.source.in_parts:  # then it is seen file by file whether images are the same
+        recorded, identity = map(_but_images, (recorded, identity))
+    if recorded != identity:
         what = f"{preparation.aside} holds the beginning of a set with another source or other options"
         yield Problem("dest", f"{what}; repeat those to finish it, remove it, or choose another dest")
+
+
+def _but_images(identity: dict[str, Any]) -> dict[str, Any]:
+    return {**identity, "source": {**identity["source"], "files": ""}, "images": {}}
+
+
+def begun_layout(layout: Layout, run: PrepareRun, dest: Path) -> Layout:
+    """`layout`, with files of the size that was begun with, where none is asked for: it follows from images that may have
+    been mended since."""
+    recorded = _read(aside_of(dest) / IDENTITY)
+    if recorded is None or run.shard_size:
+        return layout
+    return dataclasses.replace(layout, shard_size=recorded["layout"]["shard_size"])
+
+
+def aside_of(dest: Path) -> Path:
+    """Where files are gathered until all are there."""
+    return dest.with_name(f".{dest.name}.preparing")
 
 
 def scaling_of(run: PrepareRun) -> ScalingConfig:
@@ -125,13 +148,17 @@ def _write_all(
 ) -> dict[Share, dict[str, Any]]:
     shares = shares_of(preparation.source, preparation.layout)
     records: dict[Share, dict[str, Any]] = {}
+    begun = begun_in(preparation.aside)
     for number, share in enumerate(shares):
         if reason := stop():
             raise Stopped(reason)
         on_progress(Progress(f"looking at what is there, file {number + 1} of {len(shares)}", 0.0, None))
-        if (record := done_before(preparation.aside, share)) is not None:
+        if (record := done_before(share, begun.get((share.split, f"{share.number:05d}"), []))) is not None:
             records[share] = record
     missing = [share for share in shares if share not in records]
+    for path in preparation.aside.glob(f"*.{preparation.layout.form}"):
+        if path.name not in {share.name for share in records}:  # of images that have changed since, or not finished
+            path.unlink()
     total, began = sum(share.stop - share.start for share in missing), time.monotonic()
     done = 0
     problems: list[Problem] = []

@@ -246,6 +246,38 @@ def test_a_damaged_image_is_named_and_finished_files_are_kept(tmp_path, monkeypa
     assert same(read(out), read(source, "folder")) and not aside.exists()
 
 
+def test_images_that_are_mended_added_or_removed_cost_their_own_files_alone(tmp_path, monkeypatch):
+    """Of a folder; how many images a file has is not changed by it, though it follows from their sizes."""
+    monkeypatch.setattr(layout, "MOST_BYTES", 700)
+    monkeypatch.setattr(layout, "LOOKED_AT", 4)
+    source, out, aside = tmp_path / "source", tmp_path / "out", tmp_path / ".out.preparing"
+    tree(source, per_class=12)
+    bad, gone = source / "train/owl/030.png", source / "test/owl/008.png"
+    content = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    gone.write_bytes(b"no image")
+    with pytest.raises(UserError, match="2 mistakes stand above; files without any are finished and stay"):
+        prepared(source, out, storage="encoded")
+
+    def numbered(folder):
+        """The time of each file, by split and number: how many there are in all is in its name as well."""
+        return {path.name.partition("-of-")[0]: path.stat().st_mtime_ns for path in folder.glob("*-*-of-*.arrow")}
+
+    began = numbered(aside)
+    bad.write_bytes(content)
+    gone.unlink()
+    save(source / "train/owl/zzz.png", pixels_of(1, (6, 5, 3))[0])
+    prepared(source, out, storage="encoded")
+    kept = {name for name, time in numbered(out).items() if began.get(name) == time}
+    size = json.loads((out / "dataset.json").read_text())["splits"]["train"]["files"][0]["rows"]
+    assert 1 < size < 12 and {f"train-{number:05d}" for number in range(30 // size)} <= kept
+    assert same(read(out), read(source, "folder"))
+    prepared(source, tmp_path / "anew", storage="encoded", shard_size=size)
+    assert {path.name: path.read_bytes() for path in out.glob("*.arrow")} == {
+        path.name: path.read_bytes() for path in (tmp_path / "anew").glob("*.arrow")
+    }
+
+
 def test_another_source_or_other_options_do_not_go_on(tmp_path):
     tree(tmp_path / "source")
     run = run_of(tmp_path / "source", tmp_path / "out", shard_size=5)
@@ -258,10 +290,9 @@ def test_another_source_or_other_options_do_not_go_on(tmp_path):
         prepare(check(run), HERE, stop)
     with pytest.raises(UserError, match="the beginning of a set with another source or other options"):
         check(dataclasses.replace(run, shard_size=6))
-    save(tmp_path / "source/train/cat/more.png", pixels_of(1, (6, 5, 3))[0])
+    shutil.copytree(tmp_path / "source", tmp_path / "another")
     with pytest.raises(UserError, match="the beginning of a set with another source"):
-        check(run)
-    shutil.rmtree(tmp_path / ".out.preparing")
+        check(dataclasses.replace(run, source=str(tmp_path / "another")))
     record = prepare(check(run), HERE, lambda progress: None)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert prepare(check(run), HERE, lambda progress: None) == json.loads(json.dumps(record))  # it is there already

@@ -21,6 +21,8 @@ KINDS: dict[str, ListSplit] = {"folder": list_tree, "tiny-imagenet": list_tiny_i
 class Tree(Source):
     """Files in folders, in the order of class and name."""
 
+    in_parts = True
+
     def __init__(self, kind: str, folder: Path) -> None:
         problems: list[Problem] = []
         self._listings: dict[str, Listing] = {}
@@ -31,11 +33,16 @@ class Tree(Source):
             raise UserError(dict.fromkeys(problems))
         self.classes = self._listings["train"].classes
         self.labels = {split: listing.labels_N.astype(np.int32) for split, listing in self._listings.items()}
-        digest = hashlib.sha256(repr(self.classes).encode())
-        for listing in self._listings.values():
-            for path in listing.files:
-                digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-        self.identity = {"kind": kind, "name": folder.name, "files": digest.hexdigest()}
+        self._folder = folder
+        marks = [self.mark(split, 0, len(labels)) for split, labels in self.labels.items()]
+        digest = hashlib.sha256(repr((self.classes, marks)).encode()).hexdigest()
+        self.identity = {"kind": kind, "name": folder.name, "files": digest}
+
+    def mark(self, split: str, start: int, stop: int) -> str:
+        listing, digest = self._listings[split], hashlib.sha256()
+        for path, label in zip(listing.files[start:stop], listing.labels_N[start:stop].tolist(), strict=True):
+            digest.update(f"{path.relative_to(self._folder)} {path.stat().st_size} {label}\n".encode())
+        return digest.hexdigest()
 
     def read(self, split: str, start: int, stop: int) -> Piece:
         return [Encoded(path, str(path)) for path in self._listings[split].files[start:stop]]
