@@ -22,7 +22,8 @@ from afa_dist.errors import Problem, UserError, collected
 from afa_dist.memory import give_back_freed_memory
 from afa_dist.runtime.cluster import preview, session
 from afa_dist.runtime.placement import torchrun_size
-from afa_dist.runtime.prepare import Preparation, begun_layout, begun_problems, dest_problems, finished, prepare, scaling_of
+from afa_dist.runtime.preparation import Preparation, begun_layout, begun_problems, dest_problems, finished
+from afa_dist.runtime.prepare import prepare, scaling_of
 
 
 def main(program: str, description: str) -> int:

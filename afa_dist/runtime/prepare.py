@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,100 +13,18 @@ import torch
 from afa_dist.config import ScalingConfig
 from afa_dist.config.preparing import PrepareRun
 from afa_dist.data.decode import MISTAKES
-from afa_dist.data.layout import Layout
 from afa_dist.data.open_shards import ShardFile
 from afa_dist.data.prepared import SetRecord, SplitRecord, write_labels
 from afa_dist.data.preparing import KEPT, Preparer, Share, begun_in, done_before, shares_of, statistics
 from afa_dist.data.set_place import RECORD
-from afa_dist.data.sources.base import Source
 from afa_dist.errors import Problem, Stopped, UserError
 from afa_dist.evaluation.executor import Calls, Executor, InProcess, OnProgress, Progress, call_each
 from afa_dist.files import exclusive, sha256, sync, write_json
 from afa_dist.runtime.placement import Placement
+from afa_dist.runtime.preparation import IDENTITY, Preparation, begun_problems, dest_problems, finished
 from afa_dist.training.warned import heed_signals
 
 CALLS: Calls = {"write": Preparer.write}
-
-IDENTITY = f"{KEPT}/preparing.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Preparation:
-    """A checked preparation: what is read, and how it is stored in `dest`."""
-
-    run: PrepareRun
-    source: Source
-    layout: Layout
-    dest: Path
-    licence: str
-
-    @property
-    def aside(self) -> Path:
-        """See `aside_of`."""
-        return aside_of(self.dest)
-
-    def identity(self) -> dict[str, Any]:
-        """What the files depend on."""
-        return {
-            "source": dict(self.source.identity),
-            "classes": list(self.source.classes),
-            "layout": {**dataclasses.asdict(self.layout), "shape": list(self.layout.shape or ()) or None},
-            "images": {split: len(labels) for split, labels in self.source.labels.items()},
-        }
-
-
-def dest_problems(dest: Path) -> Iterator[Problem]:
-    """Whether there is no place for the files."""
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        yield Problem("dest", f"{dest} exists and is not an empty folder; choose another one")
-        return
-    above = next(parent for parent in (dest, *dest.absolute().parents) if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        what = "cannot be written to" if above.is_dir() else "is a file"
-        yield Problem("dest", f"{dest} cannot be made: {above} {what}; choose another place")
-
-
-def finished(preparation: Preparation) -> dict[str, Any] | None:
-    """The record of the set in `dest`, if it is this one and whole."""
-    record = _read(preparation.dest / RECORD)
-    try:
-        files = [ShardFile(**file) for split in record["splits"].values() for file in (*split["files"], split["labels"])]
-        same = record["made_as"] == json.loads(json.dumps(preparation.identity()))
-        whole = all((preparation.dest / file.name).stat().st_size == file.bytes for file in files)
-    except (OSError, KeyError, TypeError):
-        return None
-    return record if same and whole else None
-
-
-def begun_problems(preparation: Preparation) -> Iterator[Problem]:
-    """Whether another preparation for the same place was begun and not finished."""
-    recorded = _read(preparation.aside / IDENTITY)
-    if recorded is None:
-        return
-    identity = preparation.identity()
-    if preparation.source.in_parts:  # then it is seen file by file whether images are the same
-        recorded, identity = map(_but_images, (recorded, identity))
-    if recorded != identity:
-        what = f"{preparation.aside} holds the beginning of a set with another source or other options"
-        yield Problem("dest", f"{what}; repeat those to finish it, remove it, or choose another dest")
-
-
-def _but_images(identity: dict[str, Any]) -> dict[str, Any]:
-    return {**identity, "source": {**identity["source"], "files": ""}, "images": {}}
-
-
-def begun_layout(layout: Layout, run: PrepareRun, dest: Path) -> Layout:
-    """`layout`, with files of the size that was begun with, where none is asked for: it follows from images that may have
-    been mended since."""
-    recorded = _read(aside_of(dest) / IDENTITY)
-    if recorded is None or run.shard_size:
-        return layout
-    return dataclasses.replace(layout, shard_size=recorded["layout"]["shard_size"])
-
-
-def aside_of(dest: Path) -> Path:
-    """Where files are gathered until all are there."""
-    return dest.with_name(f".{dest.name}.preparing")
 
 
 def scaling_of(run: PrepareRun) -> ScalingConfig:
@@ -241,10 +155,3 @@ def _finish(preparation: Preparation, records: Mapping[Share, Mapping[str, Any]]
     sync(preparation.dest.parent)
     shutil.rmtree(preparation.dest / KEPT)
     return record
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -288,7 +288,7 @@ def test_another_source_or_other_options_do_not_go_on(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         prepare(check(run), HERE, stop)
-    with pytest.raises(UserError, match="the beginning of a set with another source or other options"):
+    with pytest.raises(UserError, match="the beginning of a set with shard_size 5, not 6; repeat"):
         check(dataclasses.replace(run, shard_size=6))
     shutil.copytree(tmp_path / "source", tmp_path / "another")
     with pytest.raises(UserError, match="the beginning of a set with another source"):
