@@ -43,10 +43,12 @@ class UnreachableError(UserError):
 
 
 @contextlib.contextmanager
-def collected(problems: list[Problem]) -> Iterator[None]:
-    """Add the mistakes of a UserError raised inside to `problems`, and go on."""
+def collected(problems: list[Problem], but: type[UserError] | tuple[()] = ()) -> Iterator[None]:
+    """Add the mistakes of a UserError raised inside to `problems`, and go on; `but` is raised on."""
     try:
         yield
+    except but:
+        raise
     except UserError as error:
         problems.extend(error.problems)
 

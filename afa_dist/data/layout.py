@@ -9,7 +9,7 @@ import numpy as np
 from afa_dist.config.preparing import PrepareRun
 from afa_dist.data.decode import MISTAKES, Encoded, sizes_of
 from afa_dist.data.sources.base import Source
-from afa_dist.errors import Problem, UserError, collected
+from afa_dist.errors import Problem, UnreachableError, UserError, collected
 
 LOOKED_AT = 64
 """Images whose sizes and colours decide how all are stored."""
@@ -48,7 +48,7 @@ def layout_of(source: Source, run: PrepareRun) -> Layout:
     total_bytes = 0
     problems: list[Problem] = []
     for row in rows:
-        with collected(problems):
+        with collected(problems, but=UnreachableError):  # which would be waited for again with each row
             some = [one for one in source.read("train", row, row + 1) if isinstance(one, Encoded)]
             total_bytes += sum(one.size_in_bytes for one in some)
             shapes += [(found[0], *([run.image_size] * 2 if run.image_size else found[1:])) for found in sizes_of(some)]

@@ -20,7 +20,9 @@ from afa_dist.config import DataConfig
 from afa_dist.data import layout
 from afa_dist.data.catalogue import load_splits
 from afa_dist.data.preparing import histogram
-from afa_dist.errors import UserError
+from afa_dist.data.sources.find import open_source
+from afa_dist.data.sources.trees import Tree
+from afa_dist.errors import UnreachableError, UserError
 from afa_dist.runtime.prepare import prepare
 from tests.cifar_files import write_cifar
 from tests.data.preparing import HERE, prepared, run_of
@@ -220,6 +222,20 @@ def test_sources_that_cannot_be_stored_or_told_apart_are_refused(tmp_path):
             prepared(source, **{"dest": tmp_path / "out", **options})
     prepared(deep, tmp_path / "deep16")  # 16 bits: the upper 8, as when it is read directly
     assert same(read(tmp_path / "deep16"), read(deep, "folder"))
+
+
+def test_a_source_that_does_not_answer_is_not_asked_row_by_row(tmp_path, monkeypatch):
+    tree(tmp_path / "source")
+    run, asked = run_of(tmp_path / "source", tmp_path / "out"), []
+
+    def read(self, split, start, stop):
+        asked.append(start)
+        raise UnreachableError.one("source", "does not answer")
+
+    monkeypatch.setattr(Tree, "read", read)
+    with pytest.raises(UnreachableError, match="does not answer"):
+        layout.layout_of(open_source(run), run)
+    assert len(asked) == 1
 
 
 def test_a_damaged_image_is_named_and_finished_files_are_kept(tmp_path, monkeypatch):
