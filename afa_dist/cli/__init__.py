@@ -10,5 +10,5 @@ SPIN_COUNT = "20000"
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 # Arrow's memory pool reads this when it is imported: it gives back at once what it frees, which is more than 100 MB where
-# large photographs are read from Parquet (benchmarks/preparing.py). The system's pool would too, and be a fifth slower.
+# large photographs are read from Parquet (with another value: MIMALLOC_PURGE_DELAY=1000 python benchmarks/preparing.py).
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "0")

@@ -15,7 +15,7 @@ from afa_dist.cli.job import raise_any, resolve_alone, run_job
 from afa_dist.cli.words import counted, say
 from afa_dist.config.preparing import PrepareRun
 from afa_dist.data.layout import layout_of
-from afa_dist.data.preparing import KEPT, shares_of
+from afa_dist.data.preparing import KEPT
 from afa_dist.data.sources.base import Source
 from afa_dist.data.sources.find import open_source
 from afa_dist.errors import Problem, UserError, collected
@@ -99,7 +99,7 @@ def describe(run: PrepareRun, prepared: Preparation) -> None:
     place = without_options(run.source)
     say(f"{source.identity['kind']} {place}".rstrip() + f": {counts} images, {counted(len(source.classes), 'class')}")
     size = " x ".join(map(str, layout.shape)) if layout.shape else "JPEG, PNG and the like as they are"
-    files = counted(len(shares_of(source, layout)), "file")
+    files = counted(sum(-(-len(labels) // layout.shard_size) for labels in source.labels.values()), "file")
     say(f"stored {layout.storage} ({size}) in {files} of {layout.form}, up to {layout.shard_size} images each")
     say(f"runs {preview(scaling_of(run))}; in {prepared.dest}")
 
@@ -107,9 +107,9 @@ def describe(run: PrepareRun, prepared: Preparation) -> None:
 def execute(run: PrepareRun, prepared: Preparation) -> None:
     """Prepare, with a bar."""
     describe(run, prepared)
-    if (found := finished(prepared)) is not None:
+    record = finished(prepared)
+    if record is not None:
         say("all of it is there already")
-        record = found
     else:
         if begun := len(list((prepared.aside / KEPT).glob("*-of-*.json"))):
             say(f"goes on with what was begun: {counted(begun, 'file')} of it")

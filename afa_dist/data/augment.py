@@ -16,7 +16,7 @@ from afa_dist.data.per_image import PerImage
 from afa_dist.distributed.randomness import SlicedRandom
 
 LARGE = 1 << 15
-"""Bytes of an image that torch mirrors in less time than NumPy, for all that it takes longer to begin."""
+"""Bytes from which torch mirrors an image: it begins later than NumPy, which then reverses byte by byte."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,8 +72,8 @@ class RemoteFolder:
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFolder, (self.address, self.option)
 
-    def has_answered(self) -> None:
-        """Told that its server answers, or has answered another process, so that it is waited for."""
+    def note_answer(self) -> None:
+        """Its server answers, or has answered another process: it is waited for from now on."""
         _ANSWERED.add(self.server)
 
     def sizes(self) -> dict[str, int]:
@@ -124,10 +124,10 @@ class RemoteFolder:
             try:
                 found = work()
                 if answers:
-                    self.has_answered()
+                    self.note_answer()
                 return found
             except FileNotFoundError:
-                self.has_answered()
+                self.note_answer()
                 raise
             except WRONG:
                 raise

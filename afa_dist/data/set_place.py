@@ -86,7 +86,7 @@ class Address(SetPlace):
     def __init__(self, address: str, cache: Cache, option: str) -> None:
         self._remote = RemoteFolder(address, option)
         if cache.knows(self._remote.server):
-            self._remote.has_answered()
+            self._remote.note_answer()
         self._cache, self.name = cache, self._remote.place
         self._identity = ""
 

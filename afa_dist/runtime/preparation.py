@@ -86,8 +86,8 @@ def _differences(recorded: dict[str, Any], identity: dict[str, Any]) -> Iterator
     if any(recorded[name] != identity[name] for name in ("source", "images", "classes")):
         yield f"another source ({recorded['source'].get('name') or recorded['source'].get('kind')}, or what it held)"
     for name, value in recorded["layout"].items():
-        if value != identity["layout"][name]:
-            yield f"{name} {value}, not {identity['layout'][name]}"
+        if value != (now := identity["layout"].get(name)):
+            yield f"{name} {value}, not {now}"
 
 
 def _but_images(identity: dict[str, Any]) -> dict[str, Any]:

@@ -70,8 +70,9 @@ def _write_all(
         if (record := done_before(share, begun.get((share.split, f"{share.number:05d}"), []))) is not None:
             records[share] = record
     missing = [share for share in shares if share not in records]
+    done_names = {share.name for share in records}
     for path in preparation.aside.glob(f"*.{preparation.layout.form}"):
-        if path.name not in {share.name for share in records}:  # of images that have changed since, or not finished
+        if path.name not in done_names:  # of images that have changed since, or not finished
             path.unlink()
     total, began = sum(share.stop - share.start for share in missing), time.monotonic()
     done = 0

@@ -33,15 +33,17 @@ class Tree(Source):
             raise UserError(dict.fromkeys(problems))
         self.classes = self._listings["train"].classes
         self.labels = {split: listing.labels_N.astype(np.int32) for split, listing in self._listings.items()}
-        self._folder = folder
+        self._skipped = len(str(folder)) + 1
+        self._sizes = {split: [path.stat().st_size for path in found.files] for split, found in self._listings.items()}
         marks = [self.mark(split, 0, len(labels)) for split, labels in self.labels.items()]
         digest = hashlib.sha256(repr((self.classes, marks)).encode()).hexdigest()
         self.identity = {"kind": kind, "name": folder.name, "files": digest}
 
     def mark(self, split: str, start: int, stop: int) -> str:
         listing, digest = self._listings[split], hashlib.sha256()
-        for path, label in zip(listing.files[start:stop], listing.labels_N[start:stop].tolist(), strict=True):
-            digest.update(f"{path.relative_to(self._folder)} {path.stat().st_size} {label}\n".encode())
+        labels = listing.labels_N[start:stop].tolist()
+        for path, size, label in zip(listing.files[start:stop], self._sizes[split][start:stop], labels, strict=True):
+            digest.update(f"{str(path)[self._skipped :]} {size} {label}\n".encode())
         return digest.hexdigest()
 
     def read(self, split: str, start: int, stop: int) -> Piece:
