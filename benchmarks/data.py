@@ -116,24 +116,13 @@ def loader_of(folder: Path, image_size: int = 0, batch: int = BATCH) -> Loader:
     return Loader(data, batch, 0, Augmentation(0 if image_size else 4, flip=True), World())
 
 
-def steps_from(loader: Loader, steps: int) -> Callable[[], None]:
+def steps_from(batch: Callable[[int], object], steps: int) -> Callable[[], None]:
     """So many batches, further on each time."""
     numbers = itertools.count()
 
     def run() -> None:
         for _ in range(steps):
-            loader.batch(next(numbers))
-
-    return run
-
-
-def bytes_from(loader: Loader, steps: int) -> Callable[[], None]:
-    """The same as bytes, as they go to a GPU, where they are mirrored and become numbers."""
-    numbers = itertools.count()
-
-    def run() -> None:
-        for _ in range(steps):
-            loader._fetch(next(numbers))
+            batch(next(numbers))
 
     return run
 
@@ -206,12 +195,16 @@ def main() -> None:
         for each in (small, large):  # opens every file, as the first steps of a run do one by one
             each.data.images_NCHW[torch.arange(0, len(each.data), SHARD)]
         work = {
-            "prepared, 50,000 rows": (steps_from(small, steps), steps * BATCH),
-            f"prepared, {options.rows:,} rows": (steps_from(large, steps), steps * BATCH),
+            "prepared, 50,000 rows": (steps_from(small.batch, steps), steps * BATCH),
+            f"prepared, {options.rows:,} rows": (steps_from(large.batch, steps), steps * BATCH),
             "torchvision, 2 workers": (torchvision_loader(pixels, steps // 10), steps // 10 * BATCH),
             "ResNet-18 step": (training_step(), 32),
-            "photographs, prepared": (steps_from(loader_of(folder / "photographs", 224, 64), 16), 16 * 64),
-            "photographs, prepared, as bytes": (bytes_from(loader_of(folder / "photographs", 224, 64), 16), 16 * 64),
+            "photographs, prepared": (steps_from(loader_of(folder / "photographs", 224, 64).batch, 16), 16 * 64),
+            # As they go to a GPU, where they are mirrored and become numbers.
+            "photographs, prepared, as bytes": (
+                steps_from(loader_of(folder / "photographs", 224, 64)._fetch, 16),
+                16 * 64,
+            ),
             "photographs, bare": (bare_decoding(jpegs * 2, 224), 1024),
         }
         taken = in_turns({label: run for label, (run, _) in work.items()}, options.repeats)
